@@ -1,0 +1,82 @@
+import { NydusError } from "./errors.ts";
+
+/** A half-open range of bytes, [start, end). */
+export interface ByteRange {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** EROFS block and cache granule, bytes. */
+export const BLOCK_BYTES = 4096;
+
+/** `value` rounded up to a multiple of `unit`; exact for results below 2^53. */
+export function alignUp(value: number, unit: number): number {
+  const rest = value % unit;
+  return rest === 0 ? value : value + (unit - rest);
+}
+
+/** Bytes in a range. */
+export function rangeLength(range: ByteRange): number {
+  return range.end - range.start;
+}
+
+/**
+ * A u64 from a file as a JavaScript number.
+ * @param at byte offset it was read from, for the message
+ * @throws EUCLEAN above 2^53-1
+ */
+export function safeU64(value: bigint, at: number): number {
+  if (value > 9007199254740991n) {
+    throw new NydusError("EUCLEAN", `Cannot read 64-bit value: ${value} is above 2^53-1`, { offset: at, length: 8 });
+  }
+  return Number(value);
+}
+
+/** Joins pieces into one array of bytes; one piece is returned as it is, not copied. */
+export function concatBytes(pieces: readonly Uint8Array[]): Uint8Array {
+  if (pieces.length === 1 && pieces[0] !== undefined) return pieces[0];
+  const joined = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.length, 0));
+  let at = 0;
+  for (const piece of pieces) {
+    joined.set(piece, at);
+    at += piece.length;
+  }
+  return joined;
+}
+
+/** Orders byte strings as memcmp does, the shorter first when one is a prefix: the order of EROFS directories. */
+export function compareBytes(a: Uint8Array, b: Uint8Array): number {
+  const common = Math.min(a.length, b.length);
+  for (let i = 0; i < common; i++) {
+    const difference = (a[i] as number) - (b[i] as number);
+    if (difference !== 0) return difference;
+  }
+  return a.length - b.length;
+}
+
+/** Whether two byte strings are the same. */
+export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && compareBytes(a, b) === 0;
+}
+
+/** A view for fixed-layout reads; shares the bytes. */
+export function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+/**
+ * Bytes as a string of the same length, one char code a byte (Latin-1): a reversible map key for raw file names.
+ * @see bytesOfKey
+ */
+export function keyOfBytes(bytes: Uint8Array): string {
+  let key = "";
+  for (let i = 0; i < bytes.length; i += 4096) key += String.fromCharCode(...bytes.subarray(i, i + 4096));
+  return key;
+}
+
+/** The inverse of {@link keyOfBytes}. */
+export function bytesOfKey(key: string): Uint8Array {
+  const bytes = new Uint8Array(key.length);
+  for (let i = 0; i < key.length; i++) bytes[i] = key.charCodeAt(i);
+  return bytes;
+}

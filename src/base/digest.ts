@@ -1,0 +1,59 @@
+import { NydusError } from "./errors.ts";
+
+declare const digestBrand: unique symbol;
+
+/** A verified-syntax OCI digest, `sha256:` and 64 lower-case hex digits: safe in a path and in a URL. */
+export type Digest = string & { readonly [digestBrand]: true };
+
+const SYNTAX = /^sha256:[0-9a-f]{64}$/;
+
+/**
+ * A digest from text that came from outside.
+ * @throws EINVAL unless `sha256:` and 64 lower-case hex digits (image-spec, descriptor, Digests)
+ */
+export function parseDigest(text: string): Digest {
+  if (!SYNTAX.test(text)) {
+    const shown = JSON.stringify(text.length > 80 ? `${text.slice(0, 80)}…` : text);
+    throw new NydusError("EINVAL", `Cannot parse digest: ${shown} is not sha256: and 64 hex digits`);
+  }
+  return text as Digest;
+}
+
+/** Whether text is a digest this program takes. */
+export function isDigest(text: string): text is Digest {
+  return SYNTAX.test(text);
+}
+
+/** The digest of 64 hex digits: the form of RAFS blob ids. @throws EINVAL as {@link parseDigest} */
+export function digestOfHex(hex: string): Digest {
+  return parseDigest(`sha256:${hex}`);
+}
+
+/** The 64 hex digits of a digest. */
+export function hexOf(digest: Digest): string {
+  return digest.slice("sha256:".length);
+}
+
+/** Lower-case hex of bytes. */
+export function toHex(bytes: Uint8Array): string {
+  let hex = "";
+  for (const byte of bytes) hex += byte.toString(16).padStart(2, "0");
+  return hex;
+}
+
+/** Bytes of a hex string. @throws EINVAL on an odd length or another digit */
+export function fromHex(hex: string): Uint8Array {
+  if (!/^([0-9a-f]{2})*$/i.test(hex)) throw new NydusError("EINVAL", "Cannot parse hex: odd length or a foreign digit");
+  const bytes = new Uint8Array(hex.length / 2);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = Number.parseInt(hex.slice(2 * i, 2 * i + 2), 16);
+  return bytes;
+}
+
+/** A streaming hash; `digest` ends it. */
+export interface Hasher {
+  update(data: Uint8Array): void;
+  digest(): Uint8Array;
+}
+
+/** Makes a SHA-256 hasher: native where the runtime is fast, the core when forced; handed down from floor os. */
+export type MakeHasher = () => Hasher;

@@ -1,0 +1,33 @@
+import type { ByteRange } from "../../base/bytes.ts";
+
+/** Why bytes are read: what a reader waits for goes before what might be read later. */
+export type ReadPurpose = "demand" | "prefetch";
+
+/** Options of one read. */
+export interface ReadOptions {
+  readonly signal?: AbortSignal;
+  readonly why?: ReadPurpose;
+}
+
+/** THE read interface: bytes at rest anywhere, local or remote. */
+export interface ByteSource {
+  /** Bytes. */
+  readonly sizeBytes: number;
+  /**
+   * Exactly the bytes of `range`, never fewer.
+   * @throws EINVAL range outside the source; EIO, ETIMEDOUT, EACCES, ENOENT as the place has it
+   */
+  readAt(range: ByteRange, options?: ReadOptions): Promise<Uint8Array>;
+  close(): Promise<void>;
+}
+
+/** An ability of sources that can send everything in one go (one request of a registry). */
+export interface StreamingSource extends ByteSource {
+  /** All bytes in order; the consumer verifies them. */
+  stream(signal?: AbortSignal): AsyncIterable<Uint8Array>;
+}
+
+/** Whether a source streams by itself. */
+export function canStream(source: ByteSource): source is StreamingSource {
+  return typeof (source as Partial<StreamingSource>).stream === "function";
+}

@@ -1,0 +1,62 @@
+import type { Compressor, Digester } from "../format/codec/codecs.ts";
+
+/** One unit of a blob to decode: compressed bytes, and the chunks that it must give. */
+export interface DecodeUnit {
+  /** The unit's bytes in `data`: offset and length. */
+  readonly offset: number;
+  readonly sizeBytes: number;
+  readonly compressor: Compressor;
+  /** Uncompressed bytes of the unit. */
+  readonly unitBytes: number;
+  readonly chunks: readonly {
+    readonly offsetInUnit: number;
+    readonly sizeBytes: number;
+    readonly digest?: Uint8Array | undefined;
+    readonly crc32c?: number | undefined;
+  }[];
+}
+
+/** Units decoded together; `data` is transferred to the thread, the caller must not touch it again. */
+export interface DecodeJob {
+  readonly data: Uint8Array;
+  readonly digester: Digester;
+  readonly units: readonly DecodeUnit[];
+}
+
+/** A failed unit of a job; the others of the job are good. */
+export interface DecodeFailure {
+  readonly code: "EUCLEAN" | "EBADMSG" | "ENOTSUP" | "EFAULT";
+  readonly message: string;
+}
+
+/** Files laid end to end in `data` to be cut, digested and compressed. */
+export interface EncodeJob {
+  readonly data: Uint8Array;
+  /** Lengths of the pieces in `data`, bytes; each is one chunk. */
+  readonly pieces: Uint32Array;
+  readonly digester: Digester;
+  readonly compressor: Compressor;
+  readonly level: number;
+}
+
+/** What a thread made of an {@link EncodeJob}. */
+export interface EncodedPieces {
+  /** 32 bytes a piece. */
+  readonly digests: Uint8Array;
+  /** The stored form of the pieces, end to end. */
+  readonly stored: Uint8Array;
+  /** Length in `stored` of each piece. */
+  readonly storedSizes: Uint32Array;
+  /** 1 where the stored form is compressed, 0 where it is plain because it would not shrink. */
+  readonly compressed: Uint8Array;
+  /** The job's buffer, given back for reuse. */
+  readonly data: Uint8Array;
+}
+
+/** Worker threads that decode and encode; each has its own codecs. */
+export interface CodecPool extends AsyncDisposable {
+  readonly threads: number;
+  /** The verified uncompressed bytes of each unit, or why there are none. */
+  decode(job: DecodeJob): Promise<readonly (Uint8Array | DecodeFailure)[]>;
+  encode(job: EncodeJob): Promise<EncodedPieces>;
+}
