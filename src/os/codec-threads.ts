@@ -1,0 +1,104 @@
+import { availableParallelism } from "node:os";
+import { NydusError } from "../base/errors.ts";
+import type { CodecPool, DecodeFailure, DecodeJob, EncodedPieces, EncodeJob } from "./codec-pool.ts";
+import { CODEC_ROLE, type CodecReply, type CodecRequest, codecThreadUrl } from "./codec-thread.ts";
+import { spawnThread, type Thread } from "./thread.ts";
+
+interface Call {
+  resolve(result: EncodedPieces | readonly (Uint8Array | DecodeFailure)[]): void;
+  reject(error: NydusError): void;
+}
+
+/** One thread and the calls that it has in hand. */
+class PoolThread {
+  readonly #thread: Thread;
+  readonly calls = new Map<number, Call>();
+
+  constructor(onDeath: (thread: PoolThread, error: NydusError) => void) {
+    this.#thread = spawnThread(codecThreadUrl, CODEC_ROLE, null);
+    this.#thread.worker.on("message", (reply: CodecReply) => this.#settle(reply));
+    this.#thread.worker.on("error", (error) =>
+      onDeath(this, new NydusError("EFAULT", `Codec thread failed: ${error.message}`, {}, { cause: error })),
+    );
+    this.#thread.worker.on("exit", () => onDeath(this, new NydusError("EFAULT", "Codec thread ended too early")));
+    this.#thread.worker.unref();
+  }
+
+  post(request: CodecRequest): void {
+    // While calls are in hand the thread keeps the program alive, an idle one does not.
+    if (this.calls.size === 1) this.#thread.worker.ref();
+    this.#thread.post(request, [request.job.data.buffer as ArrayBuffer]);
+  }
+
+  #settle(reply: CodecReply): void {
+    const call = this.calls.get(reply.id);
+    this.calls.delete(reply.id);
+    if (this.calls.size === 0) this.#thread.worker.unref();
+    if (reply.ok) call?.resolve(reply.result);
+    else call?.reject(new NydusError(reply.failure.code, reply.failure.message));
+  }
+
+  close(): Promise<void> {
+    return this.#thread.close();
+  }
+}
+
+/** Starts threads as they are needed, at most as many as asked for; each call goes to the least busy one. */
+class ThreadedCodecPool implements CodecPool {
+  readonly threads: number;
+  readonly #started: PoolThread[] = [];
+  #nextId = 0;
+  #closed = false;
+
+  constructor(threads: number) {
+    this.threads = threads;
+  }
+
+  async decode(job: DecodeJob): Promise<readonly (Uint8Array | DecodeFailure)[]> {
+    return (await this.#call("decode", job)) as readonly (Uint8Array | DecodeFailure)[];
+  }
+
+  async encode(job: EncodeJob): Promise<EncodedPieces> {
+    return (await this.#call("encode", job)) as EncodedPieces;
+  }
+
+  #call(kind: "decode" | "encode", job: DecodeJob | EncodeJob): Promise<unknown> {
+    if (this.#closed) throw new NydusError("ECANCELED", "Cannot use codecs: the pool is closed");
+    const thread = this.#leastBusy();
+    const id = this.#nextId++;
+    return new Promise((resolve, reject) => {
+      thread.calls.set(id, { resolve, reject });
+      thread.post({ id, kind, job } as CodecRequest);
+    });
+  }
+
+  #leastBusy(): PoolThread {
+    const idlest = this.#started.reduce<PoolThread | undefined>(
+      (best, thread) => (best === undefined || thread.calls.size < best.calls.size ? thread : best),
+      undefined,
+    );
+    if (idlest !== undefined && (idlest.calls.size === 0 || this.#started.length >= this.threads)) return idlest;
+    const thread = new PoolThread((dead, error) => this.#bury(dead, error));
+    this.#started.push(thread);
+    return thread;
+  }
+
+  #bury(dead: PoolThread, error: NydusError): void {
+    const at = this.#started.indexOf(dead);
+    if (at >= 0) this.#started.splice(at, 1);
+    for (const call of dead.calls.values()) call.reject(error);
+    dead.calls.clear();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true;
+    const ended = [...this.#started];
+    await Promise.all(ended.map((thread) => thread.close()));
+    for (const thread of ended) this.#bury(thread, new NydusError("ECANCELED", "Codec pool closed"));
+  }
+}
+
+/** Opens a pool of codec threads. @param options.threads at most so many; by default one a core */
+export function openCodecPool(options: { readonly threads?: number } = {}): CodecPool {
+  return new ThreadedCodecPool(Math.max(1, options.threads ?? availableParallelism()));
+}
