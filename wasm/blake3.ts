@@ -1,0 +1,1 @@
+export function blake3(src: usize, size: usize, dst: usize): void {}

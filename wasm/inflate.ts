@@ -1,0 +1,12 @@
+import { BUSY } from "./abi";
+
+/**
+ * Decodes a raw deflate stream (RFC 1951) or gzip members (RFC 1952) that give exactly `size` bytes.
+ * @param format GZIP or RAW_DEFLATE
+ * @param src may be read up to SLACK bytes past its end
+ * @param dst `size` bytes and SLACK behind them are writable
+ * @returns OK or a fault
+ */
+export function inflate(format: u32, src: usize, srcSize: usize, dst: usize, size: usize): i32 {
+  return BUSY;
+}
