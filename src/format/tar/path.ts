@@ -1,0 +1,56 @@
+import { malformedTar } from "./header.ts";
+
+/** Longest component of a path that Linux and EROFS hold, bytes (NAME_MAX). */
+export const MAX_NAME_BYTES = 255;
+
+/** Longest path and symlink target, bytes (PATH_MAX less the NUL); bounds the depth of a path to 2,048. */
+export const MAX_PATH_BYTES = 4095;
+
+const SLASH = 0x2f;
+const DOT = 0x2e;
+
+/**
+ * A name of an archive as a path below the root, cleaned as Go's `filepath.Clean("/" + name)` does: no leading slash,
+ * no empty or "." component, ".." goes up but never above the root. Bytes are kept as they are; the result is a copy.
+ * @param offset of the header in the tar stream, for messages
+ * @returns empty for the root itself
+ * @throws EUCLEAN on a component over 255 bytes or a path over 4,095
+ */
+export function cleanPath(name: Uint8Array, offset: number): Uint8Array {
+  const parts = cleanParts(name);
+  let length = Math.max(0, parts.length - 1);
+  for (const part of parts) {
+    length += part.length;
+    if (part.length > MAX_NAME_BYTES) {
+      throw malformedTar(`a name has ${part.length} bytes, at most ${MAX_NAME_BYTES} wanted`, offset);
+    }
+  }
+  if (length > MAX_PATH_BYTES)
+    throw malformedTar(`a path has ${length} bytes, at most ${MAX_PATH_BYTES} wanted`, offset);
+  const path = new Uint8Array(length);
+  let at = 0;
+  for (const part of parts) {
+    if (at > 0) path[at++] = SLASH;
+    path.set(part, at);
+    at += part.length;
+  }
+  return path;
+}
+
+function cleanParts(name: Uint8Array): Uint8Array[] {
+  const parts: Uint8Array[] = [];
+  let start = 0;
+  while (start <= name.length) {
+    const slash = name.indexOf(SLASH, start);
+    const end = slash < 0 ? name.length : slash;
+    const part = name.subarray(start, end);
+    if (isDots(part, 2)) parts.pop();
+    else if (part.length > 0 && !isDots(part, 1)) parts.push(part);
+    start = end + 1;
+  }
+  return parts;
+}
+
+function isDots(part: Uint8Array, count: number): boolean {
+  return part.length === count && part.every((byte) => byte === DOT);
+}
