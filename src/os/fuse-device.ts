@@ -103,7 +103,18 @@ export function writeFuseReply(fd: number, reply: Uint8Array): boolean {
   } catch (error) {
     const code = (error as { code?: string }).code;
     if (code === "ENOENT" || code === "ENODEV" || code === "ECONNABORTED" || code === "EPERM") return false;
+    // EINVAL: the kernel refuses the reply and fails the request with EIO by itself.
+    if (code === "EINVAL") return false;
     throw error;
+  }
+}
+
+/** Lets the kernel read ahead further than its 128 KiB; where that is not allowed, nothing happens. */
+export function setReadAhead(minor: number, sizeBytes: number): void {
+  try {
+    writeFileSync(`/sys/class/bdi/0:${minor}/read_ahead_kb`, String(sizeBytes / 1024));
+  } catch {
+    // sysfs is missing or read-only in many containers: reads stay shorter, nothing else
   }
 }
 

@@ -1,0 +1,70 @@
+import { Semaphore, withDeadline } from "../../base/async.ts";
+import { NydusError } from "../../base/errors.ts";
+import type { MountDevice } from "./engine.ts";
+import type { FileData, ReadRequest } from "./file-data.ts";
+
+/** Reads that wait for data at once; more wait in order before they ask for any. */
+const DEMAND_LIMIT = 64;
+
+/** Serves reads whose data is not there yet: fetches what is missing, each read within its deadline. */
+export class DemandReader {
+  readonly #files: FileData;
+  readonly #devices: readonly MountDevice[];
+  readonly #readTimeoutMs: number;
+  readonly #places = new Semaphore(DEMAND_LIMIT);
+  readonly #ended = new AbortController();
+
+  constructor(files: FileData, devices: readonly MountDevice[], readTimeoutMs: number) {
+    this.#files = files;
+    this.#devices = devices;
+    this.#readTimeoutMs = readTimeoutMs;
+  }
+
+  /**
+   * Reads file data, fetching what is missing.
+   * @returns bytes written to `target` from `at` on; fewer than asked only at the file's end
+   * @throws ETIMEDOUT after the deadline, in line or under way; what the device throws
+   */
+  read(request: ReadRequest, target: Uint8Array, at: number): Promise<number> {
+    return withDeadline(
+      this.#readTimeoutMs,
+      "read file data",
+      (signal) => this.#places.hold(() => untilAborted(signal, () => this.#fetch({ request, target, at }, signal))),
+      this.#ended.signal,
+    );
+  }
+
+  /** Aborts every read: nobody waits for them any more. */
+  end(): void {
+    this.#ended.abort(new NydusError("ECANCELED", "Cannot read file data: the mount has ended"));
+  }
+
+  async #fetch(into: { request: ReadRequest; target: Uint8Array; at: number }, signal: AbortSignal): Promise<number> {
+    const { request, target, at } = into;
+    await Promise.all(
+      this.#files.rangesOf(request).map(({ device, range }) => {
+        const found = this.#devices[device - 1];
+        if (found === undefined) throw new NydusError("EUCLEAN", `Cannot read device ${device}: not in the mount`);
+        return found.ensure(range, { why: "demand", signal });
+      }),
+    );
+    const length = this.#files.readReady(request, target, at);
+    if (length === undefined) throw new NydusError("EFAULT", "Cannot read file data: fetched, but not ready");
+    return length;
+  }
+}
+
+/** Gives its place back at the abort, even if `work` does not notice it. */
+async function untilAborted<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+  signal.throwIfAborted();
+  let abort = (): void => undefined;
+  const aborted = new Promise<never>((_, reject) => {
+    abort = () => reject(signal.reason);
+    signal.addEventListener("abort", abort, { once: true });
+  });
+  try {
+    return await Promise.race([work(), aborted]);
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+}

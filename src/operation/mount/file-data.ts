@@ -1,0 +1,108 @@
+import { readSync } from "node:fs";
+import type { ByteRange } from "../../base/bytes.ts";
+import { asNydusError, NydusError } from "../../base/errors.ts";
+import type { Extent } from "../../format/erofs/extent.ts";
+import { type ChunkTable, isRangeReady } from "./chunk-table.ts";
+import type { ImageFs } from "./image-fs.ts";
+
+/** One device as a mount reads it, `devices[slot - 1]`; the same memory and descriptor in every thread. */
+export interface DeviceData {
+  /** Descriptor of the sparse data file: byte `i` is device byte `i`, and true where its chunk is ready. */
+  readonly fd: number;
+  /** Bit `i` (of byte `i >> 3`, from the lowest) is set when chunk `i` is verified and in the file; shared memory. */
+  readonly ready: Uint8Array;
+  readonly chunks: ChunkTable;
+}
+
+type DeviceExtent = Extent & { readonly kind: "device" };
+
+/** A part of a device that a read needs. */
+export interface DeviceRange {
+  /** 1-based slot. */
+  readonly device: number;
+  readonly range: ByteRange;
+}
+
+/** What a READ asks for. */
+export interface ReadRequest {
+  readonly nodeid: number;
+  readonly offset: number;
+  readonly sizeBytes: number;
+}
+
+/** The bytes of an image's files, as far as they are ready. */
+export class FileData {
+  readonly #fs: ImageFs;
+  readonly #devices: readonly DeviceData[];
+
+  constructor(fs: ImageFs, devices: readonly DeviceData[]) {
+    this.#fs = fs;
+    this.#devices = devices;
+  }
+
+  /**
+   * Reads if all of it is ready.
+   * @returns bytes written to `target` from `at` on (fewer than asked only at the file's end), or undefined
+   * @throws EUCLEAN damaged bootstrap; EIO the data file fails or is too short
+   */
+  readReady(request: ReadRequest, target: Uint8Array, at: number): number | undefined {
+    const extents = [...this.#fs.planRead(request.nodeid, request.offset, request.sizeBytes)];
+    if (!extents.every((extent) => extent.kind !== "device" || this.#isReady(extent))) return undefined;
+    let next = at;
+    for (const extent of extents) {
+      this.#copy(extent, target, next);
+      next += extent.length;
+    }
+    return next - at;
+  }
+
+  /** What must be ready before {@link readReady} can serve the request, in file order. */
+  rangesOf(request: ReadRequest): DeviceRange[] {
+    return [...this.#fs.planRead(request.nodeid, request.offset, request.sizeBytes)].flatMap((extent) =>
+      extent.kind === "device" && !this.#isReady(extent)
+        ? [
+            {
+              device: extent.device,
+              range: { start: extent.deviceOffset, end: extent.deviceOffset + extent.length },
+            },
+          ]
+        : [],
+    );
+  }
+
+  #isReady(extent: DeviceExtent): boolean {
+    const { chunks, ready } = this.#device(extent.device);
+    return isRangeReady(chunks, ready, { start: extent.deviceOffset, end: extent.deviceOffset + extent.length });
+  }
+
+  #copy(extent: Extent, target: Uint8Array, at: number): void {
+    if (extent.kind === "hole") target.fill(0, at, at + extent.length);
+    else if (extent.kind === "meta") {
+      target.set(this.#fs.bytes.subarray(extent.offset, extent.offset + extent.length), at);
+    } else readExactly(this.#device(extent.device).fd, extent, target.subarray(at, at + extent.length));
+  }
+
+  #device(slot: number): DeviceData {
+    const device = this.#devices[slot - 1];
+    if (device !== undefined) return device;
+    throw new NydusError("EUCLEAN", `Cannot read device ${slot}: the mount has ${this.#devices.length}`);
+  }
+}
+
+function readExactly(fd: number, extent: DeviceExtent, target: Uint8Array): void {
+  const place = { offset: extent.deviceOffset, length: extent.length };
+  let done = 0;
+  while (done < target.length) {
+    const count = readSome(fd, target.subarray(done), extent.deviceOffset + done);
+    if (count === 0) throw new NydusError("EIO", `Cannot read cached data: the file ends after ${done} bytes`, place);
+    done += count;
+  }
+}
+
+function readSome(fd: number, target: Uint8Array, position: number): number {
+  try {
+    return readSync(fd, target, 0, target.length, position);
+  } catch (error) {
+    throw asNydusError(error, { offset: position });
+  }
+}

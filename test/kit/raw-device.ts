@@ -1,0 +1,65 @@
+import { closeSync, ftruncateSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { BLOCK_BYTES, type ByteRange } from "../../src/base/bytes.ts";
+import type { ReadOptions } from "../../src/content/store/source.ts";
+import type { ChunkMap } from "../../src/format/rafs/chunk-map.ts";
+import type { MountDevice } from "../../src/operation/mount/engine.ts";
+
+/** A chunk map of equal chunks over a device; only the places are of use. */
+export function evenChunks(deviceBytes: number, chunkBytes: number): ChunkMap {
+  const count = Math.ceil(deviceBytes / chunkBytes);
+  return {
+    count,
+    digester: "blake3",
+    find: (offset) => (offset < deviceBytes ? Math.floor(offset / chunkBytes) : -1),
+    deviceOffset: (i) => i * chunkBytes,
+    sizeBytes: (i) => Math.min(chunkBytes, deviceBytes - i * chunkBytes),
+    blobOffset: (i) => i * chunkBytes,
+    blobSizeBytes: (i) => Math.min(chunkBytes, deviceBytes - i * chunkBytes),
+    compressor: () => "none",
+    unitBytes: (i) => Math.min(chunkBytes, deviceBytes - i * chunkBytes),
+    offsetInUnit: () => 0,
+    digest: () => undefined,
+    crc32c: () => undefined,
+  };
+}
+
+/** A device for tests: an uncompressed blob, copied chunk by chunk into a sparse file as reads ask for it. */
+export class RawDevice implements MountDevice, Disposable {
+  readonly chunks: ChunkMap;
+  readonly fd: number;
+  readonly ready: Uint8Array;
+  /** Ranges asked for, in order. */
+  readonly asked: ByteRange[] = [];
+  /** Runs before a range is filled: throws, waits or does nothing. */
+  before: (range: ByteRange, options: ReadOptions) => Promise<void> = async () => undefined;
+  readonly #dir: string;
+  readonly #bytes: Uint8Array;
+
+  constructor(source: string | Uint8Array, chunkBytes = 16 * BLOCK_BYTES) {
+    this.#bytes = typeof source === "string" ? readFileSync(source) : source;
+    this.#dir = mkdtempSync(join(tmpdir(), "nydus-raw-"));
+    this.fd = openSync(join(this.#dir, "data"), "w+");
+    ftruncateSync(this.fd, this.#bytes.length);
+    this.chunks = evenChunks(this.#bytes.length, chunkBytes);
+    this.ready = new Uint8Array(new SharedArrayBuffer(Math.ceil(this.chunks.count / 8)));
+  }
+
+  async ensure(range: ByteRange, options: ReadOptions): Promise<void> {
+    this.asked.push(range);
+    await this.before(range, options);
+    const last = this.chunks.find(range.end - 1);
+    for (let i = this.chunks.find(range.start); i <= last; i++) {
+      const start = this.chunks.deviceOffset(i);
+      const chunk = this.#bytes.subarray(start, start + this.chunks.sizeBytes(i));
+      writeSync(this.fd, chunk, 0, chunk.length, start);
+      Atomics.or(this.ready, i >> 3, 1 << (i & 7));
+    }
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.fd);
+    rmSync(this.#dir, { recursive: true, force: true });
+  }
+}
