@@ -5,7 +5,7 @@
  */
 import { list, listResult, errorResult, optionU32, progressResult, u32Result, OK, TOO_LARGE } from "./abi";
 import { blake3 } from "./blake3";
-import { countChunks, digestChunks } from "./chunk";
+import { DIGEST_BYTES, countChunks, digestChunks } from "./chunk";
 import { crc32c } from "./crc32c";
 import { inflate } from "./inflate";
 import { lz4Bound, lz4Compress, lz4Decompress } from "./lz4";
@@ -17,8 +17,6 @@ import { zstdDecompress } from "./zstd";
 
 export { cabi_realloc } from "./abi";
 
-/** Bytes of a digest. */
-const DIGEST_BYTES: usize = 32;
 const digest: usize = memory.data(32, 16);
 
 export function hash_blake3(data: usize, size: usize): usize {
