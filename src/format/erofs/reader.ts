@@ -8,6 +8,8 @@ import { decodeInode, type Inode, LAYOUT } from "./inode.ts";
 import { BLOCK_BITS, decodeSuperblock, type SuperBlock } from "./superblock.ts";
 import { decodeXattrs, type Xattr } from "./xattr.ts";
 
+const SLASH = 0x2f;
+
 /** A name in a directory. */
 export interface DirEntry {
   /** A view into the image. */
@@ -110,7 +112,7 @@ export class ErofsReader {
       const count = direntCount(block);
       for (let i = Math.ceil((position - blockStart) / Dirent.sizeBytes); i < count; i++) {
         yield {
-          name: direntName(block, i, count),
+          name: checkedName(direntName(block, i, count), dir),
           nid: direntNid(block, i),
           type: this.#entryType(block, i),
           next: blockStart + (i + 1) * Dirent.sizeBytes,
@@ -185,4 +187,13 @@ export class ErofsReader {
     const message = `Cannot read ${inode.type}: data of nid ${inode.nid} is not in the image`;
     return new NydusError("EUCLEAN", message, { offset: inode.offset });
   }
+}
+
+/** A name that could lead elsewhere never leaves the reader. */
+function checkedName(name: Uint8Array, dir: Inode): Uint8Array {
+  if (name.includes(SLASH) || name.includes(0)) {
+    const message = `Cannot read directory: a name in nid ${dir.nid} has a slash or a NUL`;
+    throw new NydusError("EUCLEAN", message, { offset: name.byteOffset });
+  }
+  return name;
 }
