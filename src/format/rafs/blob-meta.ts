@@ -1,8 +1,8 @@
-import { alignUp, BLOCK_BYTES, viewOf } from "../../base/bytes.ts";
+import { alignUp, BLOCK_BYTES, type ByteRange, viewOf } from "../../base/bytes.ts";
 import { NydusError } from "../../base/errors.ts";
 import { bytes, type StructOf, struct, u32, u64, u64n } from "../../base/struct.ts";
-import type { Compressor } from "../codec/codecs.ts";
-import { BLOB_FEATURES } from "./blob-table.ts";
+import type { Codecs, Compressor } from "../codec/codecs.ts";
+import { BLOB_FEATURES, type BlobRecord } from "./blob-table.ts";
 import { COMPRESSORS } from "./superblock.ts";
 
 const MAGIC = 0xb10b_b10b;
@@ -148,6 +148,34 @@ export function encodeBlobMetaFile(ci: Uint8Array, header: Uint8Array): Uint8Arr
   file.set(ci);
   file.set(header, padded);
   return file;
+}
+
+/** Where a blob keeps its chunk information and the header behind it, bytes of the blob. */
+export function blobMetaRange(blob: Pick<BlobRecord, "ciOffset" | "ciCompressedBytes">): ByteRange {
+  return { start: blob.ciOffset, end: blob.ciOffset + blob.ciCompressedBytes + BLOB_META_HEADER_BYTES };
+}
+
+/**
+ * The `<blob id>.blob.meta` file of a blob whose bootstrap layer does not bring it, made of the blob itself.
+ * @param stored the bytes of {@link blobMetaRange}
+ * @param decompress the codecs' function of that name
+ * @throws EUCLEAN another header than the bootstrap announces, or more than its chunks can need
+ */
+export function blobMetaFileOf(blob: BlobRecord, stored: Uint8Array, decompress: Codecs["decompress"]): Uint8Array {
+  const raw = stored.subarray(blob.ciCompressedBytes);
+  const header = decodeBlobMetaHeader(raw);
+  const same =
+    header.chunkCount === blob.chunkCount &&
+    header.ciCompressor === blob.ciCompressor &&
+    header.ciOffset === blob.ciOffset &&
+    header.ciCompressedBytes === blob.ciCompressedBytes &&
+    header.ciBytes === blob.ciBytes;
+  if (!same || blob.ciBytes > blob.chunkCount * (ChunkInfoV2.sizeBytes + BatchContext.sizeBytes)) {
+    const message = `Cannot decode blob meta: its header differs from the row of blob ${blob.id}`;
+    throw new NydusError("EUCLEAN", message, { offset: blob.ciOffset + blob.ciCompressedBytes });
+  }
+  const ci = stored.subarray(0, blob.ciCompressedBytes);
+  return encodeBlobMetaFile(decompress(blob.ciCompressor, ci, blob.ciBytes), raw.subarray(0, BLOB_META_HEADER_BYTES));
 }
 
 /**

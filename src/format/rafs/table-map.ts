@@ -48,8 +48,11 @@ export function chunkMapOf(table: ChunkTable, blob: BlobInfo, meta?: Uint8Array)
   return batchMap(rows, blob, decodeBlobMeta(meta));
 }
 
-/** Access to the rows of one blob in the order of their device offsets. */
-class TableRows {
+/**
+ * The rows of one blob in the order of their device offsets, whatever it takes to read the blob.
+ * @throws EUCLEAN rows that overlap or leave their device or blob
+ */
+export class TableRows {
   readonly count: number;
   readonly view: DataView;
   readonly image: Uint8Array;
