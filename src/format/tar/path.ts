@@ -8,20 +8,22 @@ export const MAX_PATH_BYTES = 4095;
 
 const SLASH = 0x2f;
 const DOT = 0x2e;
+/** A whiteout's prefix comes on top of the name that it hides. */
+const WHITEOUT = [0x2e, 0x77, 0x68, 0x2e];
 
 /**
  * A name of an archive as a path below the root, cleaned as Go's `filepath.Clean("/" + name)` does: no leading slash,
  * no empty or "." component, ".." goes up but never above the root. Bytes are kept as they are; the result is a copy.
  * @param offset of the header in the tar stream, for messages
  * @returns empty for the root itself
- * @throws EUCLEAN on a component over 255 bytes or a path over 4,095
+ * @throws EUCLEAN on a component over 255 bytes (a whiteout: on a hidden name over 255) or a path over 4,095
  */
 export function cleanPath(name: Uint8Array, offset: number): Uint8Array {
   const parts = cleanParts(name);
   let length = Math.max(0, parts.length - 1);
   for (const part of parts) {
     length += part.length;
-    if (part.length > MAX_NAME_BYTES) {
+    if (part.length > MAX_NAME_BYTES && !isLongWhiteout(part)) {
       throw malformedTar(`a name has ${part.length} bytes, at most ${MAX_NAME_BYTES} wanted`, offset);
     }
   }
@@ -35,6 +37,10 @@ export function cleanPath(name: Uint8Array, offset: number): Uint8Array {
     at += part.length;
   }
   return path;
+}
+
+function isLongWhiteout(part: Uint8Array): boolean {
+  return part.length <= MAX_NAME_BYTES + WHITEOUT.length && WHITEOUT.every((byte, i) => part[i] === byte);
 }
 
 function cleanParts(name: Uint8Array): Uint8Array[] {
