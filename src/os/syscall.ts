@@ -8,8 +8,15 @@ export interface Libc {
   mount(request: MountRequest): number;
   /** umount2(2) with the flags MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW. */
   umount(target: string, flags: number): number;
+  /**
+   * Makes a mount that is in no directory tree (fsopen(2), fsconfig(2), fsmount(2)): it is reached through its
+   * descriptor, `/proc/self/fd/N/…`, and gone when that is closed.
+   */
+  fsMount(type: string): { readonly errno: number; readonly fd?: number };
   /** ioctl(2) with a pointer to one u32. */
   ioctlU32(fd: number, request: number, value: number): number;
+  /** flock(2); the lock ends with the last copy of the descriptor, so with the process. */
+  flock(fd: number, operation: number): number;
   /** mmap(2) of a whole file, private and copy-on-write: what JavaScript writes by mistake never reaches the file. */
   mapFile(fd: number, lengthBytes: number): { readonly errno: number; readonly mapping?: Mapping };
 }
@@ -30,6 +37,11 @@ export interface Mapping {
   readonly bytes: Uint8Array;
   unmap(): void;
 }
+
+/** Numbers of system calls that older C libraries have no functions for; the same on every architecture. */
+const SYS = { fsopen: 430, fsconfig: 431, fsmount: 432 } as const;
+const FS_CLOEXEC = 1;
+const FSCONFIG_CMD_CREATE = 6;
 
 const PROT_READ = 1;
 const PROT_WRITE = 2;
@@ -62,17 +74,33 @@ function loadLibc(): Libc {
     mount: { args: ["ptr", "ptr", "ptr", "u64", "ptr"], returns: "i32" },
     umount2: { args: ["ptr", "i32"], returns: "i32" },
     ioctl: { args: ["i32", "u64", "ptr"], returns: "i32" },
+    flock: { args: ["i32", "i32"], returns: "i32" },
+    syscall: { args: ["i64", "i64", "i64", "i64", "i64", "i64"], returns: "i64" },
+    close: { args: ["i32"], returns: "i32" },
     mmap: { args: ["ptr", "u64", "i32", "i32", "i32", "i64"], returns: "ptr" },
     munmap: { args: ["ptr", "u64"], returns: "i32" },
     __errno_location: { args: [], returns: "ptr" },
   }).symbols;
   const errno = (): number => ffi.read.i32(call.__errno_location() as never, 0);
+  const system = (number: number, ...args: number[]): number =>
+    Number(call.syscall(number, ...([...args, 0, 0, 0, 0, 0].slice(0, 5) as [number, number, number, number, number])));
   const errnoOf = (result: number): number => (result === 0 ? 0 : errno());
   return {
     mount: ({ source, target, type, flags, data }) =>
       errnoOf(call.mount(cString(source), cString(target), cString(type), flags, cString(data))),
     umount: (target, flags) => errnoOf(call.umount2(cString(target), flags)),
+    fsMount: (type) => {
+      const name = cString(type);
+      const context = system(SYS.fsopen, ffi.ptr(name), FS_CLOEXEC);
+      if (context < 0) return { errno: errno() };
+      const created = system(SYS.fsconfig, context, FSCONFIG_CMD_CREATE);
+      const fd = created < 0 ? created : system(SYS.fsmount, context, FS_CLOEXEC);
+      const failure = errno();
+      call.close(context);
+      return fd < 0 ? { errno: failure } : { errno: 0, fd };
+    },
     ioctlU32: (fd, request, value) => errnoOf(call.ioctl(fd, request, new Uint32Array([value]))),
+    flock: (fd, operation) => errnoOf(call.flock(fd, operation)),
     mapFile: (fd, lengthBytes) => {
       const address = call.mmap(null, lengthBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
       if (address === null || Number(address) > LOWEST_NON_ADDRESS) return { errno: errno() };
