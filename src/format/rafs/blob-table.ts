@@ -55,9 +55,14 @@ const FEATURES_INCOMPAT_KNOWN = 0x0fff;
 /** Limits of the format. */
 export const BLOB_LIMITS = { chunks: 2 ** 24, deviceBytes: 2 ** 44, blobBytes: 2 ** 40, blobs: 254 } as const;
 
+/** What a layer's own bootstrap, which lies inside its blob and cannot know its digest, calls the blob. */
+export const INLINE_BLOB_ID = "x".repeat(64);
+
+const BLOB_ID = /^([0-9a-f]{64}|x{64})$/;
+
 /** What a bootstrap says of one blob: encode takes it, decode gives it. Sizes and offsets in bytes. */
 export interface BlobRecord {
-  /** 64 hex digits: SHA-256 of the whole blob. */
+  /** 64 hex digits, SHA-256 of the whole blob; or {@link INLINE_BLOB_ID}. */
   readonly id: string;
   readonly chunkBytes: number;
   /** Chunks in the blob, referenced by this bootstrap or not. */
@@ -154,7 +159,7 @@ function unsupportedFeature(row: RafsBlob): string | undefined {
 
 function blobInfo(row: RafsBlob, index: number, offset: number): BlobInfo {
   const id = String.fromCharCode(...row.blobId);
-  if (!/^[0-9a-f]{64}$/.test(id)) {
+  if (!BLOB_ID.test(id)) {
     throw new NydusError("EUCLEAN", `Cannot decode blob ${index}: its id is not 64 hex digits`, { offset });
   }
   return {
@@ -195,7 +200,7 @@ function byNumber<Name extends string>(
  */
 export function encodeBlobRow(target: Uint8Array, offset: number, row: { blob: BlobRecord; index: number }): void {
   const { blob, index } = row;
-  if (!/^[0-9a-f]{64}$/.test(blob.id)) {
+  if (!BLOB_ID.test(blob.id)) {
     throw new NydusError("EINVAL", `Cannot encode blob ${index}: its id is not 64 hex digits`);
   }
   RafsBlob.write(target, offset, {

@@ -1,0 +1,56 @@
+import type { BlobSink } from "../../content/store/store.ts";
+import type { Codecs } from "../../format/codec/codecs.ts";
+import { encodeBootstrap } from "../../format/rafs/writer.ts";
+import { readTar } from "../../format/tar/reader.ts";
+import { LayerTree } from "../../format/tree/build.ts";
+import type { TreeNode } from "../../format/tree/node.ts";
+import type { CodecPool } from "../../os/codec-pool.ts";
+import { BlobWriter, type WrittenBlob } from "./blob-writer.ts";
+import { type ChunkOptions, ChunkPipeline } from "./chunk-pipeline.ts";
+
+/** What building a layer works with. */
+export interface LayerContext {
+  readonly codecs: Codecs;
+  readonly pool: CodecPool;
+  readonly options: ChunkOptions;
+}
+
+/** A layer whose blob is complete in its target. */
+export interface BuiltLayer {
+  /** The layer alone, whiteouts and markers in it; chunks have blob index 0. */
+  readonly tree: TreeNode;
+  readonly blob: WrittenBlob;
+}
+
+/**
+ * Builds one layer: its tar in, a RAFS v6 blob out, nothing of it kept in memory but the tree. The blob depends on the
+ * layer and the options alone.
+ * @param tar the uncompressed layer; read to its end
+ * @throws EUCLEAN a malformed tar; ENOTSUP what RAFS v6 cannot hold; whatever `tar` and `sink` throw
+ */
+export async function buildLayer(
+  tar: AsyncIterable<Uint8Array>,
+  sink: BlobSink,
+  context: LayerContext,
+): Promise<BuiltLayer> {
+  const { codecs, pool, options } = context;
+  const writer = new BlobWriter(sink, codecs, options);
+  const pipeline = new ChunkPipeline(pool, options, writer);
+  const layer = new LayerTree();
+  for await (const entry of readTar(tar)) {
+    const hasData = entry.type === "file" && entry.sizeBytes > 0;
+    layer.add(entry, hasData ? await pipeline.addFile(entry.content, entry.sizeBytes) : []);
+  }
+  await pipeline.end();
+  const { chunkBytes, compressor, digester } = options;
+  const blob = await writer.finish((record) =>
+    encodeBootstrap({
+      root: layer.root,
+      blobs: record === undefined ? [] : [record],
+      chunkBytes,
+      compressor,
+      digester,
+    }),
+  );
+  return { tree: layer.root, blob };
+}

@@ -1,0 +1,75 @@
+import { keyOfBytes } from "../../base/bytes.ts";
+import type { BlobRecord } from "../../format/rafs/blob-table.ts";
+import { encodeBootstrap } from "../../format/rafs/writer.ts";
+import type { ChunkRecord, TreeNode } from "../../format/tree/node.ts";
+import { mergeLayers } from "../../format/tree/overlay.ts";
+import type { WrittenBlob } from "./blob-writer.ts";
+import type { ChunkOptions } from "./chunk-pipeline.ts";
+import type { BuiltLayer } from "./layer.ts";
+
+/** A stack of layers as one file system. */
+export interface MergedImage {
+  /** The bootstrap, a multiple of 4096 bytes. */
+  readonly bootstrap: Uint8Array;
+  /** The blobs that it refers to, in the order of its device table. */
+  readonly blobs: readonly DataBlob[];
+}
+
+/**
+ * Merges layers, the bottom one first. Equal chunks of different layers point at the lowest layer's copy; blobs that
+ * no visible file needs are left out of the device table.
+ * @throws EUCLEAN layers that cannot lie on one another; ENOTSUP more than RAFS v6 holds
+ */
+export function mergeBuiltLayers(layers: readonly BuiltLayer[], options: ChunkOptions): MergedImage {
+  const all = blobsWithData(layers);
+  const tree = mergeTrees(layers, all);
+  const used = usedBlobs(tree);
+  const blobs = all.filter((_, i) => used.has(i));
+  const { chunkBytes, compressor, digester } = options;
+  const bootstrap = encodeBootstrap({
+    root: blobs.length === all.length ? tree : mergeTrees(layers, blobs),
+    blobs: blobs.map((blob) => blob.record),
+    chunkBytes,
+    compressor,
+    digester,
+  });
+  return { bootstrap, blobs };
+}
+
+type DataBlob = WrittenBlob & { readonly record: BlobRecord };
+
+/** The blobs that have data, in the order of the layers; a layer that occurs twice has one. */
+function blobsWithData(layers: readonly BuiltLayer[]): DataBlob[] {
+  const blobs = layers.map((layer) => layer.blob).filter((blob): blob is DataBlob => blob.record !== undefined);
+  return [...new Map(blobs.map((blob) => [blob.digest, blob])).values()];
+}
+
+/** Merges; chunks name their blob by its place in `blobs`. */
+function mergeTrees(layers: readonly BuiltLayer[], blobs: readonly DataBlob[]): TreeNode {
+  const numbers = new Map(blobs.map((blob, i) => [blob.digest, i]));
+  const copies = new Map<string, ChunkRecord>();
+  return mergeLayers(
+    layers.map((layer) => layer.tree),
+    {
+      remapChunk(chunk, layer) {
+        const key = keyOfBytes(chunk.digest);
+        const known = copies.get(key);
+        if (known !== undefined && known.sizeBytes === chunk.sizeBytes) return known;
+        // A blob that is not listed is named by files only that a higher layer hides.
+        const moved = { ...chunk, blob: numbers.get((layers[layer] as BuiltLayer).blob.digest) ?? 0 };
+        copies.set(key, moved);
+        return moved;
+      },
+    },
+  );
+}
+
+function usedBlobs(root: TreeNode): ReadonlySet<number> {
+  const used = new Set<number>();
+  const ahead = [root];
+  for (let node = ahead.pop(); node !== undefined; node = ahead.pop()) {
+    for (const chunk of node.chunks) used.add(chunk.blob);
+    for (const child of node.children.values()) ahead.push(child);
+  }
+  return used;
+}
