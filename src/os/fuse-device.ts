@@ -1,4 +1,4 @@
-import { closeSync, existsSync, openSync, readSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, openSync, readSync, writeFileSync, writeSync } from "node:fs";
 import { NydusError } from "../base/errors.ts";
 import { libc, systemFailure } from "./syscall.ts";
 
@@ -119,17 +119,33 @@ export function setReadAhead(minor: number, sizeBytes: number): void {
 }
 
 /**
- * Ends a connection whose mount can no longer be reached: its readers get errors, its servers get 0 requests.
+ * Ends a connection whose mount may no longer be reached: its readers get errors, its servers get 0 requests.
  * @param minor minor number of the file system's device
- * @returns false where fusectl is not mounted or the connection is gone
+ * @returns false when that is not allowed here, or the connection is gone
  */
 export function abortFuseConnection(minor: number): boolean {
-  const control = `/sys/fs/fuse/connections/${minor}/abort`;
-  if (!existsSync(control)) return false;
+  if (abortBelow("/sys/fs/fuse/connections", minor)) return true;
+  // Many containers do not have the control file system mounted.
+  const { fd } = libc().fsMount("fusectl");
+  if (fd === undefined) return false;
   try {
-    writeFileSync(control, "1");
-    return true;
+    return abortBelow(`/proc/self/fd/${fd}`, minor);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function abortBelow(control: string, minor: number): boolean {
+  try {
+    // Without O_CREAT: where fusectl is not mounted there must not be a file.
+    const fd = openSync(`${control}/${minor}/abort`, "r+");
+    try {
+      writeSync(fd, "1");
+      return true;
+    } finally {
+      closeSync(fd);
+    }
   } catch {
-    return false; // the connection ended meanwhile
+    return false;
   }
 }

@@ -25,6 +25,19 @@ export function evenChunks(deviceBytes: number, chunkBytes: number): ChunkMap {
   };
 }
 
+/** The whole uncompressed device of a blob, by the runtime's zstd alone; compressed chunks of other kinds throw. */
+export function decodeBlob(blob: Uint8Array, chunks: ChunkMap, deviceBytes: number): Uint8Array {
+  const device = new Uint8Array(deviceBytes);
+  for (let i = 0; i < chunks.count; i++) {
+    const stored = blob.subarray(chunks.blobOffset(i), chunks.blobOffset(i) + chunks.blobSizeBytes(i));
+    if (!["none", "zstd"].includes(chunks.compressor(i))) throw new Error(`chunk ${i} is ${chunks.compressor(i)}`);
+    const unit = chunks.compressor(i) === "none" ? stored : Bun.zstdDecompressSync(stored);
+    const at = chunks.offsetInUnit(i);
+    device.set(unit.subarray(at, at + chunks.sizeBytes(i)), chunks.deviceOffset(i));
+  }
+  return device;
+}
+
 /** A device for tests: an uncompressed blob, copied chunk by chunk into a sparse file as reads ask for it. */
 export class RawDevice implements MountDevice, Disposable {
   readonly chunks: ChunkMap;
@@ -37,12 +50,13 @@ export class RawDevice implements MountDevice, Disposable {
   readonly #dir: string;
   readonly #bytes: Uint8Array;
 
-  constructor(source: string | Uint8Array, chunkBytes = 16 * BLOCK_BYTES) {
+  /** @param chunks a map, or the bytes of equal chunks */
+  constructor(source: string | Uint8Array, chunks: ChunkMap | number = 16 * BLOCK_BYTES) {
     this.#bytes = typeof source === "string" ? readFileSync(source) : source;
     this.#dir = mkdtempSync(join(tmpdir(), "nydus-raw-"));
     this.fd = openSync(join(this.#dir, "data"), "w+");
     ftruncateSync(this.fd, this.#bytes.length);
-    this.chunks = evenChunks(this.#bytes.length, chunkBytes);
+    this.chunks = typeof chunks === "number" ? evenChunks(this.#bytes.length, chunks) : chunks;
     this.ready = new Uint8Array(new SharedArrayBuffer(Math.ceil(this.chunks.count / 8)));
   }
 

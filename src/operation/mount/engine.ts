@@ -59,3 +59,8 @@ export interface MountEngine {
 
 /** Defaults of {@link MountOptions}. */
 export const MOUNT_DEFAULTS = { threads: 2, readTimeoutMs: 30_000 } as const;
+
+/** What mount(8) shows as the source of our mounts, and as subtype: how `nydus mounts` tells its own. */
+export const MOUNT_SOURCE = "nydus";
+/** File system type of our mounts in /proc/self/mountinfo. */
+export const MOUNT_TYPE = `fuse.${MOUNT_SOURCE}`;

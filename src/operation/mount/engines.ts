@@ -1,0 +1,18 @@
+import type { MountEngine } from "./engine.ts";
+import { mountFuse } from "./fuse-session.ts";
+
+/** The ways to mount, by the name that `--engine` takes. */
+export const ENGINES = {
+  fuse: { name: "fuse", mount: mountFuse },
+} as const satisfies Record<string, MountEngine>;
+
+/** The name of a mount engine. */
+export type EngineName = keyof typeof ENGINES;
+
+/** The engine that is used unless another is asked for. */
+export const DEFAULT_ENGINE: EngineName = "fuse";
+
+/** Whether text names an engine. */
+export function isEngineName(text: string): text is EngineName {
+  return Object.hasOwn(ENGINES, text);
+}

@@ -1,0 +1,209 @@
+import { createHash } from "node:crypto";
+import {
+  closeSync,
+  fsyncSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from "node:fs";
+import { join } from "node:path";
+import { asNydusError, NydusError } from "../../base/errors.ts";
+import { findMount } from "../../os/mount.ts";
+import { processStart } from "../../os/process.ts";
+import { MOUNT_TYPE } from "./engine.ts";
+
+/** What is on disk about one mount: `<root>/mounts/<id>.json`. */
+export interface MountRecord {
+  /** Derived from the mount point: one record for each. */
+  readonly id: string;
+  /** Absolute, without symlinks. */
+  readonly mountpoint: string;
+  /** As the user named it. */
+  readonly image: string;
+  readonly engine: string;
+  /** The process that serves it. */
+  readonly pid: number;
+  /** With `pid`, names the process for ever. */
+  readonly pidStart: string;
+  /** ISO 8601. */
+  readonly startedAt: string;
+  /** False until the mount answers. */
+  readonly ready: boolean;
+}
+
+/**
+ * What has become of a mount: `dead` ones have no server any more and answer nothing; `detached` ones have been taken
+ * out of the tree and go on for those who have files open.
+ */
+export type MountState = "starting" | "serving" | "detached" | "dead";
+
+/** A record and what it is worth now. */
+export interface ListedMount extends MountRecord {
+  readonly state: MountState;
+}
+
+/** The id of a mount point. */
+export function mountId(mountpoint: string): string {
+  return createHash("sha256").update(mountpoint).digest("hex").slice(0, 16);
+}
+
+/** Where records live below a state root. */
+function recordDir(root: string): string {
+  return join(root, "mounts");
+}
+
+function recordPath(root: string, id: string): string {
+  return join(recordDir(root), `${id}.json`);
+}
+
+/** Where the output of a background mount goes. */
+export function logPath(root: string, id: string): string {
+  return join(root, "logs", `${id}.log`);
+}
+
+/**
+ * Claims a mount point for this process; of two that try, one succeeds. A record whose process is gone gives way.
+ * @throws EBUSY another process serves or is about to serve it
+ */
+export function claimMount(root: string, fields: Pick<MountRecord, "mountpoint" | "image" | "engine">): MountRecord {
+  const record: MountRecord = {
+    id: mountId(fields.mountpoint),
+    ...fields,
+    pid: process.pid,
+    pidStart: processStart(process.pid) ?? "",
+    startedAt: new Date().toISOString(),
+    ready: false,
+  };
+  mkdirSync(recordDir(root), { recursive: true, mode: 0o700 });
+  const path = recordPath(root, record.id);
+  const staged = stage(root, record);
+  try {
+    for (let attempt = 0; attempt < 2; attempt++) {
+      if (linkUnlessThere(staged, path)) return record;
+      const found = readRecord(path);
+      if (found !== undefined && isAlive(found)) {
+        const message = `Cannot mount: process ${found.pid} serves ${found.image} there`;
+        throw new NydusError("EBUSY", message, { path: fields.mountpoint });
+      }
+      rmSync(path, { force: true });
+    }
+    throw new NydusError("EBUSY", "Cannot mount: another process was faster", { path: fields.mountpoint });
+  } finally {
+    rmSync(staged, { force: true });
+  }
+}
+
+/** Says on disk that the mount answers. */
+export function markReady(root: string, record: MountRecord): MountRecord {
+  const ready = { ...record, ready: true };
+  renameSync(stage(root, ready), recordPath(root, record.id));
+  syncDir(recordDir(root));
+  return ready;
+}
+
+/** Removes a record, unless another process has taken its place. */
+export function removeRecord(root: string, record: MountRecord): void {
+  const path = recordPath(root, record.id);
+  const found = readRecord(path);
+  if (found === undefined || (found.pid === record.pid && found.pidStart === record.pidStart)) {
+    rmSync(path, { force: true });
+  }
+}
+
+/** The mounts of a state root, by mount point. Records of which nothing is left, and damaged ones, are removed. */
+export function listMounts(root: string): ListedMount[] {
+  return recordNames(root)
+    .flatMap((name) => {
+      const path = join(recordDir(root), name);
+      const record = readRecord(path);
+      const state = record === undefined ? undefined : stateOf(record);
+      if (record !== undefined && state !== undefined) return [{ ...record, state }];
+      rmSync(path, { force: true });
+      return [];
+    })
+    .sort((a, b) => (a.mountpoint < b.mountpoint ? -1 : 1));
+}
+
+/** The mount at a mount point, or undefined. @param mountpoint absolute, without symlinks */
+export function findRecord(root: string, mountpoint: string): ListedMount | undefined {
+  const record = readRecord(recordPath(root, mountId(mountpoint)));
+  const state = record === undefined ? undefined : stateOf(record);
+  return record === undefined || state === undefined ? undefined : { ...record, state };
+}
+
+/** Whether the process that wrote the record still runs. */
+export function isAlive(record: MountRecord): boolean {
+  return processStart(record.pid) === record.pidStart;
+}
+
+/** Whether what is mounted at a place is one of ours. */
+export function isOurMount(mountpoint: string): boolean {
+  return findMount(mountpoint)?.type === MOUNT_TYPE;
+}
+
+function stateOf(record: MountRecord): MountState | undefined {
+  const mounted = isOurMount(record.mountpoint);
+  if (!isAlive(record)) return mounted ? "dead" : undefined;
+  if (!record.ready) return "starting";
+  return mounted ? "serving" : "detached";
+}
+
+function recordNames(root: string): string[] {
+  try {
+    return readdirSync(recordDir(root)).filter((name) => /^[0-9a-f]{16}\.json$/.test(name));
+  } catch (error) {
+    if ((error as { code?: unknown }).code === "ENOENT") return [];
+    throw asNydusError(error, { path: recordDir(root) });
+  }
+}
+
+function readRecord(path: string): MountRecord | undefined {
+  try {
+    const value = JSON.parse(readFileSync(path, "utf8")) as Partial<Record<keyof MountRecord, unknown>>;
+    const texts = [value.id, value.mountpoint, value.image, value.engine, value.pidStart, value.startedAt];
+    const whole = texts.every((text) => typeof text === "string") && Number.isSafeInteger(value.pid);
+    return whole && typeof value.ready === "boolean" ? (value as unknown as MountRecord) : undefined;
+  } catch {
+    return undefined; // gone, or damaged: worth as much
+  }
+}
+
+/** Writes a record durably under a name that nobody reads. */
+function stage(root: string, record: MountRecord): string {
+  const path = join(recordDir(root), `.${record.id}.${process.pid}.tmp`);
+  const fd = openSync(path, "w", 0o600);
+  try {
+    writeSync(fd, `${JSON.stringify(record)}\n`);
+    fsyncSync(fd);
+  } catch (error) {
+    rmSync(path, { force: true });
+    throw asNydusError(error, { path });
+  } finally {
+    closeSync(fd);
+  }
+  return path;
+}
+
+function linkUnlessThere(staged: string, path: string): boolean {
+  try {
+    linkSync(staged, path);
+    return true;
+  } catch (error) {
+    if ((error as { code?: unknown }).code === "EEXIST") return false;
+    throw asNydusError(error, { path });
+  }
+}
+
+function syncDir(path: string): void {
+  const fd = openSync(path, "r");
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
