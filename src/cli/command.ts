@@ -1,0 +1,39 @@
+import type { ArgsDef, CommandDef, ParsedArgs } from "citty";
+
+/** What a command gets besides its own arguments. */
+export interface CliContext {
+  /** Directory of all state. */
+  readonly root: string;
+  readonly json: boolean;
+  readonly quiet: boolean;
+  readonly debug: boolean;
+  /** Aborted by SIGINT, SIGTERM and SIGHUP. */
+  readonly signal: AbortSignal;
+}
+
+/** A command: its help, its arguments, and what it does. */
+export interface NydusCommand<T extends ArgsDef> {
+  /** First line: what it does, as in the list of commands; more lines follow it in its own help. */
+  readonly description: string;
+  readonly args: T;
+  /** The result is the exit status. */
+  run(args: ParsedArgs<T>, context: CliContext): Promise<number>;
+}
+
+/** Where a command leaves its exit status. */
+export interface CommandRun {
+  readonly context: CliContext;
+  status: number;
+}
+
+/** A command as citty runs it; its `data` is a {@link CommandRun}. */
+export function nydusCommand<const T extends ArgsDef>(command: NydusCommand<T>): CommandDef<ArgsDef> {
+  return {
+    meta: { description: command.description },
+    args: command.args,
+    run: async ({ args, data }) => {
+      const run = data as CommandRun;
+      run.status = await command.run(args as unknown as ParsedArgs<T>, run.context);
+    },
+  };
+}

@@ -1,0 +1,62 @@
+import type { ArgsDef, CommandDef } from "citty";
+
+/** A command before it is loaded. */
+export interface CommandEntry {
+  readonly summary: string;
+  load(): Promise<CommandDef<ArgsDef>>;
+}
+
+/** Every command by group, in the order of the help; loading one loads no other. */
+export const COMMAND_GROUPS = [
+  [
+    "Image commands",
+    {
+      convert: {
+        summary: "Convert an image to Nydus",
+        load: async () => (await import("./commands/convert.ts")).convertCommand,
+      },
+      inspect: {
+        summary: "Show layers, blobs, chunks and what they share",
+        load: async () => (await import("./commands/inspect.ts")).inspectCommand,
+      },
+      ls: { summary: "List files of an image", load: async () => (await import("./commands/ls.ts")).lsCommand },
+      cat: {
+        summary: "Print a file of an image",
+        load: async () => (await import("./commands/cat.ts")).catCommand,
+      },
+      unpack: {
+        summary: "Write an image's files to a directory, or as a tar to stdout",
+        load: async () => (await import("./commands/unpack.ts")).unpackCommand,
+      },
+      check: {
+        summary: "Check every structure and every chunk of an image",
+        load: async () => (await import("./commands/check.ts")).checkCommand,
+      },
+    },
+  ],
+  [
+    "Mount commands",
+    {
+      mount: {
+        summary: "Mount an image; data is fetched when it is read",
+        load: async () => (await import("./commands/mount.ts")).mountCommand,
+      },
+      umount: {
+        summary: "Unmount what mount has mounted",
+        load: async () => (await import("./commands/umount.ts")).umountCommand,
+      },
+      mounts: {
+        summary: "List the mounts and the processes that serve them",
+        load: async () => (await import("./commands/mounts.ts")).mountsCommand,
+      },
+    },
+  ],
+] as const satisfies readonly (readonly [string, Readonly<Record<string, CommandEntry>>])[];
+
+/** A command by its name. */
+export function findCommand(name: string): CommandEntry | undefined {
+  for (const [, commands] of COMMAND_GROUPS) {
+    if (Object.hasOwn(commands, name)) return (commands as Readonly<Record<string, CommandEntry>>)[name];
+  }
+  return undefined;
+}

@@ -1,0 +1,94 @@
+import { CHUNK_BYTES_LIMITS } from "../../format/rafs/superblock.ts";
+import { type ConvertResult, convertImage } from "../../operation/image/convert.ts";
+import { type CliContext, nydusCommand } from "../command.ts";
+import { printJson, printText } from "../output.ts";
+import { formatBytes, openProgress } from "../progress.ts";
+import { badValue, parseChoice, parseInteger, parseList, parseSize } from "../values.ts";
+
+/** Levels of zstd that make sense for layers; other compressors have none. */
+const LEVELS = { min: 1, max: 22 } as const;
+
+/** A power of two within the format's limits. @returns bytes @throws EINVAL */
+function parseChunkSize(text: string): number {
+  const bytes = parseSize("chunk-size", text);
+  const { min, max } = CHUNK_BYTES_LIMITS;
+  if (bytes >= min && bytes <= max && Number.isInteger(Math.log2(bytes))) return bytes;
+  throw badValue("chunk-size", text, `a power of two from ${formatBytes(min)} to ${formatBytes(max)}`);
+}
+
+function checkFsVersion(text: string): void {
+  if (text !== "6") throw badValue("fs-version", text, "6 (RAFS v6), the only version that is written,");
+}
+
+function printResult(result: ConvertResult, target: string, context: CliContext): Promise<void> {
+  if (context.json) return printJson(result);
+  const layers = `${result.layers.length} layers, ${formatBytes(result.layers.reduce((sum, { size }) => sum + size, 0))}`;
+  return printText(`${result.digest}  ${target}  ${layers}\n`);
+}
+
+/** `nydus convert` */
+export const convertCommand = nydusCommand({
+  description: `Convert an image to Nydus (RAFS v6)
+
+Names are those of containers-transports(5): oci:DIR[:REF], oci-archive:FILE[:REF], docker-archive:FILE[:REF]
+(read only), docker://HOST/REPO:TAG, or a bare name for a registry. The result's digest goes to stdout.
+
+e.g., 'nydus convert oci:./alpine:latest oci:./alpine:nydus'
+      'nydus convert --platform linux/arm64 docker-archive:app.tar.gz docker://localhost:5000/app:nydus'`,
+  args: {
+    source: { type: "positional", description: "Image to convert: OCI or Docker schema 2" },
+    target: { type: "positional", description: "Name of the converted image" },
+    platform: {
+      type: "string",
+      valueHint: "OS/ARCH,...",
+      description: "Platforms to convert (default this machine's)",
+    },
+    "all-platforms": { type: "boolean", description: "Convert every platform of an index" },
+    compressor: {
+      type: "enum",
+      options: ["zstd", "lz4_block", "none"],
+      default: "zstd",
+      description: "Compression of chunks",
+    },
+    "compression-level": { type: "string", valueHint: "N", description: "Level of zstd, 1 to 22 (default 3)" },
+    "chunk-size": { type: "string", valueHint: "SIZE", default: "1MiB", description: "Power of two, 4KiB to 16MiB" },
+    digester: { type: "enum", options: ["blake3", "sha256"], default: "blake3", description: "Digest of chunks" },
+    "fs-version": { type: "string", valueHint: "6", default: "6", description: "RAFS version" },
+    "annotate-source": {
+      type: "boolean",
+      description: "Name the source in the manifest (its digest then depends on it)",
+    },
+    "annotate-builder": { type: "boolean", description: "Name this program's version in the manifest" },
+  },
+  async run(args, context) {
+    checkFsVersion(args["fs-version"]);
+    const platforms = parseList("platform", args.platform);
+    if (args["all-platforms"] && platforms.length > 0) {
+      throw badValue("platform", platforms.join(","), "either --platform or --all-platforms");
+    }
+    const level = args["compression-level"];
+    const progress = openProgress(context);
+    try {
+      const result = await convertImage({
+        source: args.source,
+        target: args.target,
+        root: context.root,
+        platforms,
+        allPlatforms: args["all-platforms"] === true,
+        compressor: parseChoice("compressor", args.compressor, ["zstd", "lz4_block", "none"]),
+        ...(level !== undefined && { compressionLevel: parseInteger("compression-level", level, LEVELS) }),
+        chunkBytes: parseChunkSize(args["chunk-size"]),
+        digester: parseChoice("digester", args.digester, ["blake3", "sha256"]),
+        annotateSource: args["annotate-source"] === true,
+        annotateBuilder: args["annotate-builder"] === true,
+        progress,
+        signal: context.signal,
+      });
+      progress.close();
+      await printResult(result, args.target, context);
+      return 0;
+    } finally {
+      progress.close();
+    }
+  },
+});

@@ -1,0 +1,27 @@
+import { listMounts } from "../../operation/mount/mount-record.ts";
+import { nydusCommand } from "../command.ts";
+import { formatTable, printJson, printText } from "../output.ts";
+
+/** `nydus mounts` */
+export const mountsCommand = nydusCommand({
+  description: `List the mounts and the processes that serve them
+
+STATE is "serving"; "starting" until the mount answers; "detached" once it is unmounted while files are still open;
+"dead" where the process was killed ('nydus umount' takes such a mount away).`,
+  args: {},
+  async run(_, context) {
+    const mounts = listMounts(context.root);
+    if (context.json) await printJson(mounts);
+    else {
+      const rows = mounts.map(({ mountpoint, image, engine, pid, state }) => [
+        mountpoint,
+        image,
+        engine,
+        `${pid}`,
+        state,
+      ]);
+      await printText(formatTable(["MOUNTPOINT", "IMAGE", "ENGINE", ">PID", "STATE"], rows));
+    }
+    return 0;
+  },
+});
