@@ -1,229 +1,70 @@
-import { forEachBounded, mapBounded } from "../../base/async.ts";
-import { type Digest, parseDigest, toHex } from "../../base/digest.ts";
-import { inPlace, NydusError } from "../../base/errors.ts";
-import type { ImageSource, ImageTarget } from "../../content/store/store.ts";
-import type { Codecs } from "../../format/codec/codecs.ts";
-import {
-  type Descriptor,
-  type Index,
-  type Manifest,
-  type Platform,
-  parseManifest,
-  parseManifestOrIndex,
-  serializeIndex,
-} from "../../format/oci/manifest.ts";
-import { ANNOTATION, layerFormat, MEDIA_TYPE } from "../../format/oci/media-type.ts";
-import { isAttestation, selectPlatform } from "../../format/oci/platform.ts";
-import type { CodecPool } from "../../os/codec-pool.ts";
-import { writeBootstrapLayer } from "../build/bootstrap-layer.ts";
-import type { ChunkOptions } from "../build/chunk-pipeline.ts";
-import { type BuiltLayer, buildLayer } from "../build/layer.ts";
-import { type LayerWatch, untilVerified, verifiedLayerBytes } from "../build/layer-bytes.ts";
-import { mergeBuiltLayers } from "../build/merge.ts";
-import { convertedConfig, convertedManifest, type ExtraAnnotations } from "./convert-manifest.ts";
-import { copyBlob } from "./copy-blob.ts";
+import type { Digest } from "../../base/digest.ts";
+import { openSource, openTarget } from "../../content/store/open-store.ts";
+import type { Compressor, Digester } from "../../format/codec/codecs.ts";
+import { hostPlatform, parsePlatform } from "../../format/oci/platform.ts";
+import { openCodecPool } from "../../os/codec-threads.ts";
+import { loadCodecs } from "../../os/codecs.ts";
+import { type ConvertedImage, type ConvertOptions, convertBetween } from "./convert-between.ts";
+import type { ExtraAnnotations } from "./convert-manifest.ts";
 import { type ConvertProgress, NO_PROGRESS } from "./progress.ts";
 
-/** Layers built at once: their reads and writes overlap, their chunks share the threads. */
-const LAYERS_AT_ONCE = 2;
-/** Most bytes of a config. */
-const CONFIG_BYTES_MAX = 8 << 20;
+/** zstd's own default, and nydus-image's. */
+export const DEFAULT_ZSTD_LEVEL = 3;
 
-/** What a conversion works with; all of it belongs to the caller. */
-export interface ConvertContext {
-  readonly source: ImageSource;
-  readonly target: ImageTarget;
-  readonly codecs: Codecs;
-  readonly pool: CodecPool;
-  readonly signal: AbortSignal;
+/** A conversion as a user asks for it. */
+export interface ConvertRequest {
+  /** Names as containers-transports(5) has them. */
+  readonly source: string;
+  readonly target: string;
+  /** Directory of all state: temporary files go under it. */
+  readonly root: string;
+  /** `os/arch[/variant]` each; none is this machine's. */
+  readonly platforms: readonly string[];
+  /** Every image of an index, attestations passed through. */
+  readonly allPlatforms: boolean;
+  readonly compressor: Compressor;
+  /** Of zstd, {@link DEFAULT_ZSTD_LEVEL} when left out. */
+  readonly compressionLevel?: number | undefined;
+  /** A power of two, 4 KiB to 16 MiB. */
+  readonly chunkBytes: number;
+  readonly digester: Digester;
+  /** Names the source in the manifest: its digest then depends on where the source lay. */
+  readonly annotateSource: boolean;
+  /** Names this program in the manifest. */
+  readonly builderVersion?: string | undefined;
   readonly progress?: ConvertProgress;
+  readonly signal: AbortSignal;
 }
 
-/** What is converted, and how. */
-export interface ConvertOptions extends ChunkOptions {
-  /** One image of an index, or every one of them. */
-  readonly platform: Platform | "all";
-  readonly annotations?: ExtraAnnotations;
-}
-
-/** One layer of a converted image. */
-export interface ConvertedLayer {
-  readonly sourceDigest: Digest;
-  readonly sourceBytes: number;
+/** What a conversion made. */
+export interface ConvertSummary {
   readonly digest: Digest;
+  readonly mediaType: string;
   readonly sizeBytes: number;
-}
-
-/** One image that was converted. */
-export interface ConvertedImage {
-  readonly descriptor: Descriptor;
-  readonly layers: readonly ConvertedLayer[];
-  readonly bootstrap: { readonly digest: Digest; readonly sizeBytes: number };
-}
-
-/** What a conversion made: the target's root, and each image below it. */
-export interface ConvertResult {
-  readonly root: Descriptor;
   readonly images: readonly ConvertedImage[];
 }
 
-/**
- * Converts an image to Nydus (RAFS v6): a blob for each layer, the merged bootstrap last. Nothing has its name in the
- * target before everything is there.
- * @throws ENOENT no such image or platform; EBADMSG, EUCLEAN a damaged source; ENOTSUP a source that is Nydus already
- */
-export async function convertImage(context: ConvertContext, options: ConvertOptions): Promise<ConvertResult> {
-  const { source, target } = context;
-  const root = await source.root();
-  const parsed = parseManifestOrIndex(root.bytes, root.descriptor.mediaType);
-  if (parsed.kind === "index" && options.platform === "all") {
-    return await convertIndex(context, options, parsed.index);
-  }
-  const chosen =
-    parsed.kind === "index" && options.platform !== "all"
-      ? await readManifest(source, selectPlatform(parsed.index.manifests, options.platform))
-      : { descriptor: root.descriptor, bytes: root.bytes };
-  const image = await convertManifest(context, options, chosen);
-  await target.commit(image.descriptor, image.bytes);
-  return { root: image.descriptor, images: [image] };
-}
-
-interface RawManifest {
-  readonly descriptor: Descriptor;
-  readonly bytes: Uint8Array;
-}
-
-async function readManifest(source: ImageSource, descriptor: Descriptor): Promise<RawManifest> {
-  return { descriptor, bytes: await source.readBlob(descriptor) };
-}
-
-/** Every image of an index; attestations and the like are passed through as they are. */
-async function convertIndex(context: ConvertContext, options: ConvertOptions, index: Index): Promise<ConvertResult> {
-  const images: ConvertedImage[] = [];
-  const manifests: Descriptor[] = [];
-  for (const descriptor of index.manifests) {
-    const raw = await readManifest(context.source, descriptor);
-    if (isAttestation(descriptor)) {
-      await passThrough(context, raw);
-      manifests.push(descriptor);
-      continue;
-    }
-    const image = await convertManifest(context, options, raw);
-    await context.target.putBytes(image.descriptor, image.bytes);
-    images.push(image);
-    manifests.push(
-      descriptor.platform === undefined ? image.descriptor : { ...image.descriptor, platform: descriptor.platform },
-    );
-  }
-  const bytes = serializeIndex({
-    schemaVersion: 2,
-    mediaType: MEDIA_TYPE.ociIndex,
-    manifests,
-    ...(index.annotations === undefined ? {} : { annotations: index.annotations }),
-  });
-  const root = describe(context.codecs, MEDIA_TYPE.ociIndex, bytes);
-  await context.target.commit(root, bytes);
-  return { root, images };
-}
-
-async function passThrough(context: ConvertContext, raw: RawManifest): Promise<void> {
-  const manifest = parseManifest(raw.bytes, raw.descriptor.mediaType);
-  await forEachBounded(LAYERS_AT_ONCE, [manifest.config, ...manifest.layers], (blob) => copyBlob(context, blob));
-  await context.target.putBytes(raw.descriptor, raw.bytes);
-}
-
-async function convertManifest(
-  context: ConvertContext,
-  options: ConvertOptions,
-  raw: RawManifest,
-): Promise<ConvertedImage & { readonly bytes: Uint8Array }> {
-  const { source, target, codecs, progress = NO_PROGRESS } = context;
-  const manifest = parseManifest(raw.bytes, raw.descriptor.mediaType);
-  refuseNydus(manifest, raw.descriptor.digest);
-  const sourceConfig = await source.readBlob(manifest.config, CONFIG_BYTES_MAX);
-  const layers = await buildLayers(context, options, manifest.layers);
-  progress.step(`merging ${layers.length} layers`);
-  const merged = mergeBuiltLayers(layers, options);
-  await using sink = await target.newBlob();
-  const metaFiles = merged.blobs.map(({ digest, metaFile }) => ({ digest, content: metaFile }));
-  const bootstrap = await writeBootstrapLayer(sink, codecs, merged.bootstrap, metaFiles);
-  progress.step("writing manifest");
-  const parts = { blobs: layers.map((layer) => layer.blob), bootstrap };
-  const configBytes = convertedConfig(sourceConfig, parts);
-  const config = describe(codecs, MEDIA_TYPE.ociConfig, configBytes);
-  await target.putBytes(config, configBytes);
-  const bytes = convertedManifest(
-    { manifest, digest: raw.descriptor.digest },
-    config,
-    parts,
-    options.annotations ?? {},
+/** Opens both ends, converts, and closes everything again, whatever happens. @throws as `convertBetween` and the stores */
+export async function convertImage(request: ConvertRequest): Promise<ConvertSummary> {
+  const { root, signal, compressor, chunkBytes, digester } = request;
+  const platforms = platformsOf(request);
+  await using source = await openSource(request.source, { root, signal });
+  await using target = await openTarget(request.target, { root, signal });
+  await using pool = openCodecPool();
+  const codecs = await loadCodecs();
+  const annotations: ExtraAnnotations = {
+    ...(request.annotateSource && { sourceReference: source.name }),
+    ...(request.builderVersion !== undefined && { builderVersion: request.builderVersion }),
+  };
+  const { root: made, images } = await convertBetween(
+    { source, target, codecs, pool, signal, progress: request.progress ?? NO_PROGRESS },
+    { platforms, compressor, level: request.compressionLevel ?? DEFAULT_ZSTD_LEVEL, chunkBytes, digester, annotations },
   );
-  return {
-    descriptor: describe(codecs, MEDIA_TYPE.ociManifest, bytes),
-    bytes,
-    bootstrap,
-    layers: layers.map((layer, i) => ({
-      sourceDigest: (manifest.layers[i] as Descriptor).digest,
-      sourceBytes: (manifest.layers[i] as Descriptor).size,
-      digest: layer.blob.digest,
-      sizeBytes: layer.blob.sizeBytes,
-    })),
-  };
+  return { digest: made.digest, mediaType: made.mediaType, sizeBytes: made.size, images };
 }
 
-function refuseNydus(manifest: Manifest, digest: Digest): void {
-  if (manifest.layers.some((layer) => layer.annotations?.[ANNOTATION.nydusBootstrap] !== undefined)) {
-    throw new NydusError("ENOTSUP", "Cannot convert image: it is a Nydus image already", { digest });
-  }
-}
-
-/** Builds the layers side by side; when one fails the others are stopped before its error leaves. */
-async function buildLayers(
-  context: ConvertContext,
-  options: ConvertOptions,
-  layers: readonly Descriptor[],
-): Promise<BuiltLayer[]> {
-  const stop = new AbortController();
-  const signal = AbortSignal.any([context.signal, stop.signal]);
-  const built: BuiltLayer[] = [];
-  const build = async (layer: Descriptor): Promise<BuiltLayer> => {
-    try {
-      return await inPlace({ digest: layer.digest }, () => buildOne({ ...context, signal }, options, layer));
-    } catch (error) {
-      stop.abort(error);
-      throw error;
-    }
-  };
-  for await (const layer of mapBounded(LAYERS_AT_ONCE, layers, build)) built.push(layer);
-  return built;
-}
-
-async function buildOne(context: ConvertContext, options: ChunkOptions, layer: Descriptor): Promise<BuiltLayer> {
-  const { source, target, codecs, pool, signal, progress = NO_PROGRESS } = context;
-  const shown = { digest: layer.digest, sizeBytes: layer.size };
-  progress.layerStarted(shown);
-  const blob = await source.openBlob(layer);
-  try {
-    const watch: LayerWatch = {
-      hasher: codecs.sha256(),
-      signal,
-      onBytes: (count) => progress.layerAdvanced(shown, count),
-    };
-    const stored = verifiedLayerBytes(blob, layer, watch);
-    const tar = codecs.decompressStream(layerFormat(layer.mediaType), stored);
-    await using sink = await target.newBlob();
-    const built = await buildLayer(untilVerified(tar, watch), sink, { codecs, pool, options });
-    progress.layerDone(shown, { blobBytes: built.blob.sizeBytes });
-    return built;
-  } finally {
-    await blob.close();
-  }
-}
-
-function describe(codecs: Codecs, mediaType: string, bytes: Uint8Array): Descriptor {
-  return {
-    mediaType,
-    digest: parseDigest(`sha256:${toHex(codecs.digest("sha256", bytes))}`),
-    size: bytes.length,
-  };
+function platformsOf(request: ConvertRequest): ConvertOptions["platforms"] {
+  if (request.allPlatforms) return "all";
+  const [first = hostPlatform(process.arch), ...others] = request.platforms.map(parsePlatform);
+  return [first, ...others];
 }
