@@ -64,7 +64,7 @@ async function serve(options: ServeOptions, ready: (record: MountRecord) => void
     const answering = markReady(root, record);
     options.onReady?.(answering);
     ready(answering);
-    await untilEnd(session);
+    await untilEnd(session, () => removeRecord(root, record));
   } finally {
     removeRecord(root, record);
     removeEmptyLog(logPath(root, record.id));
@@ -80,8 +80,11 @@ function removeDeadMount(root: string, path: string): void {
   removeRecord(root, record);
 }
 
-/** Waits for the end of the mount; signals bring it about. */
-async function untilEnd(session: MountSession): Promise<void> {
+/**
+ * Waits for the end of the mount; signals bring it about.
+ * @param forget removes what is on disk, should the program exit before
+ */
+async function untilEnd(session: MountSession, forget: () => void): Promise<void> {
   let signals = 0;
   let force: (() => void) | undefined;
   const forced = new Promise<void>((resolve) => {
@@ -95,7 +98,10 @@ async function untilEnd(session: MountSession): Promise<void> {
     session.unmount().catch(() => force?.());
   };
   // Also when the program ends otherwise: a mount without a server would hang in the tree.
-  const onExit = (): void => void unmount(session.mountpoint, MNT_DETACH);
+  const onExit = (): void => {
+    unmount(session.mountpoint, MNT_DETACH);
+    forget();
+  };
   for (const signal of END_SIGNALS) process.on(signal, onSignal);
   process.on("exit", onExit);
   try {
