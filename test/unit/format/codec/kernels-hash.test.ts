@@ -182,6 +182,18 @@ describe("sha256Stream()", () => {
     expect(codeOf(() => kernels.sha256Stream()[Symbol.dispose]())).toBe("no error");
   });
 
+  test("a stream that has ended and is collected does not end the next one of its handle", async () => {
+    const open = Array.from({ length: 16 }, () => kernels.sha256Stream());
+    while (open.length > 0) open.pop()?.digest();
+    const next = Array.from({ length: 16 }, () => kernels.sha256Stream());
+    for (let round = 0; round < 5; round++) {
+      Bun.gc(true);
+      await Bun.sleep(2);
+    }
+    for (const stream of next) stream.update(text("abc"));
+    for (const stream of next) expect(toHex(stream.digest())).toBe(SHA256_VECTORS[1]?.[1] as string);
+  });
+
   test("refuses an update and a second digest after the end", () => {
     const stream = kernels.sha256Stream();
     stream.digest();
