@@ -103,7 +103,7 @@ class ArgumentReader {
 }
 
 /** Whether a flag given twice makes a list; other flags take the last value. */
-export function isRepeatable(def: ArgDef): boolean {
+function isRepeatable(def: ArgDef): boolean {
   return def.type === "string" && def.valueHint?.endsWith(",...") === true;
 }
 

@@ -1,4 +1,6 @@
 import { NydusError } from "../base/errors.ts";
+import type { Platform } from "../format/oci/manifest.ts";
+import { hostPlatform, parsePlatform } from "../format/oci/platform.ts";
 
 const UNITS: Readonly<Record<string, number>> = { "": 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 };
 
@@ -45,7 +47,7 @@ export function parseDuration(flag: string, text: string): number {
   throw badValue(flag, text, "a time such as 500ms, 30s or 2m");
 }
 
-/** A comma-separated list without empty members; undefined gives an empty list. */
+/** A comma-separated list without empty members; undefined gives an empty list. @throws EINVAL */
 export function parseList(flag: string, text: string | undefined): string[] {
   if (text === undefined) return [];
   const members = text.split(",").map((member) => member.trim());
@@ -58,4 +60,9 @@ export function parseChoice<T extends string>(flag: string, text: string, choice
   const found = choices.find((choice) => choice === text);
   if (found === undefined) throw badValue(flag, text, `one of ${choices.join(", ")}`);
   return found;
+}
+
+/** The platform of a `--platform` flag; this machine's without one. @throws EINVAL */
+export function platformOf(text: string | undefined): Platform {
+  return text === undefined ? hostPlatform(process.arch) : parsePlatform(text);
 }

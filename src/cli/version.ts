@@ -2,9 +2,13 @@
 declare const NYDUS_VERSION: string | undefined;
 declare const NYDUS_COMMIT: string | undefined;
 
+/** Version of this program: `0.1.0`. */
+export function programVersion(): string {
+  return typeof NYDUS_VERSION === "string" ? NYDUS_VERSION : "0.0.0-source";
+}
+
 /** What `nydus --version` prints, without line end: `nydus version 0.1.0, commit abc1234`. */
 export function versionLine(): string {
-  const version = typeof NYDUS_VERSION === "string" ? NYDUS_VERSION : "0.0.0-source";
   const commit = typeof NYDUS_COMMIT === "string" ? NYDUS_COMMIT : "unknown";
-  return `nydus version ${version}, commit ${commit}`;
+  return `nydus version ${programVersion()}, commit ${commit}`;
 }

@@ -1,9 +1,10 @@
 import { CHUNK_BYTES_LIMITS } from "../../format/rafs/superblock.ts";
-import { type ConvertResult, convertImage } from "../../operation/image/convert.ts";
+import { type ConvertSummary, convertImage } from "../../operation/image/convert.ts";
 import { type CliContext, nydusCommand } from "../command.ts";
 import { printJson, printText } from "../output.ts";
 import { formatBytes, openProgress } from "../progress.ts";
 import { badValue, parseChoice, parseInteger, parseList, parseSize } from "../values.ts";
+import { programVersion } from "../version.ts";
 
 /** Levels of zstd that make sense for layers; other compressors have none. */
 const LEVELS = { min: 1, max: 22 } as const;
@@ -20,10 +21,9 @@ function checkFsVersion(text: string): void {
   if (text !== "6") throw badValue("fs-version", text, "6 (RAFS v6), the only version that is written,");
 }
 
-function printResult(result: ConvertResult, target: string, context: CliContext): Promise<void> {
-  if (context.json) return printJson(result);
-  const layers = `${result.layers.length} layers, ${formatBytes(result.layers.reduce((sum, { size }) => sum + size, 0))}`;
-  return printText(`${result.digest}  ${target}  ${layers}\n`);
+function printSummary(summary: ConvertSummary, target: string, context: CliContext): Promise<void> {
+  if (context.json) return printJson({ target, ...summary });
+  return printText(`${summary.digest}  ${target}\n`);
 }
 
 /** `nydus convert` */
@@ -36,8 +36,8 @@ Names are those of containers-transports(5): oci:DIR[:REF], oci-archive:FILE[:RE
 e.g., 'nydus convert oci:./alpine:latest oci:./alpine:nydus'
       'nydus convert --platform linux/arm64 docker-archive:app.tar.gz docker://localhost:5000/app:nydus'`,
   args: {
-    source: { type: "positional", description: "Image to convert: OCI or Docker schema 2" },
-    target: { type: "positional", description: "Name of the converted image" },
+    source: { type: "positional", required: true, description: "Image to convert: OCI or Docker schema 2" },
+    target: { type: "positional", required: true, description: "Name of the converted image" },
     platform: {
       type: "string",
       valueHint: "OS/ARCH,...",
@@ -63,29 +63,30 @@ e.g., 'nydus convert oci:./alpine:latest oci:./alpine:nydus'
   async run(args, context) {
     checkFsVersion(args["fs-version"]);
     const platforms = parseList("platform", args.platform);
-    if (args["all-platforms"] && platforms.length > 0) {
+    const allPlatforms = args["all-platforms"] === true;
+    if (allPlatforms && platforms.length > 0) {
       throw badValue("platform", platforms.join(","), "either --platform or --all-platforms");
     }
     const level = args["compression-level"];
     const progress = openProgress(context);
     try {
-      const result = await convertImage({
+      const summary = await convertImage({
         source: args.source,
         target: args.target,
         root: context.root,
         platforms,
-        allPlatforms: args["all-platforms"] === true,
+        allPlatforms,
         compressor: parseChoice("compressor", args.compressor, ["zstd", "lz4_block", "none"]),
         ...(level !== undefined && { compressionLevel: parseInteger("compression-level", level, LEVELS) }),
         chunkBytes: parseChunkSize(args["chunk-size"]),
         digester: parseChoice("digester", args.digester, ["blake3", "sha256"]),
         annotateSource: args["annotate-source"] === true,
-        annotateBuilder: args["annotate-builder"] === true,
+        ...(args["annotate-builder"] === true && { builderVersion: programVersion() }),
         progress,
         signal: context.signal,
       });
       progress.close();
-      await printResult(result, args.target, context);
+      await printSummary(summary, args.target, context);
       return 0;
     } finally {
       progress.close();

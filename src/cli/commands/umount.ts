@@ -7,7 +7,7 @@ export const umountCommand = nydusCommand({
 
 Returns when the process that served the mount has ended. Needs root, as mounting does.`,
   args: {
-    mountpoint: { type: "positional", description: "Directory that an image is mounted on" },
+    mountpoint: { type: "positional", required: true, description: "Directory that an image is mounted on" },
     lazy: { type: "boolean", alias: "l", description: "Also while files are open: they stay readable until closed" },
   },
   async run(args, context) {

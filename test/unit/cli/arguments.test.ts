@@ -4,7 +4,7 @@ import { NydusError } from "../../../src/base/errors.ts";
 import { readCommandArguments, readGlobalFlags, toCittyArguments } from "../../../src/cli/arguments.ts";
 
 const ARGS = {
-  source: { type: "positional" },
+  source: { type: "positional", required: true },
   target: { type: "positional", required: false },
   level: { type: "string", alias: "l" },
   platform: { type: "string", valueHint: "OS/ARCH,..." },

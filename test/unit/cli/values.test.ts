@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { parseChoice, parseDuration, parseInteger, parseList, parseSize } from "../../../src/cli/values.ts";
+import { parseChoice, parseDuration, parseInteger, parseList, parseSize, platformOf } from "../../../src/cli/values.ts";
 
 describe("parseSize()", () => {
   test.each([
@@ -54,6 +54,12 @@ describe("parseDuration()", () => {
   test.each(["30", "0s", "-1s", "s", "1d", "1000h"])("refuses %j", (text) => {
     expect(() => parseDuration("read-timeout", text)).toThrow("a time such as 500ms, 30s or 2m is wanted");
   });
+});
+
+test("platformOf() falls back to this machine and refuses what is no platform", () => {
+  expect(platformOf("linux/arm64")).toEqual({ os: "linux", architecture: "arm64" });
+  expect(platformOf(undefined).os).toBe("linux");
+  expect(() => platformOf("a/b/c/d")).toThrow("Cannot parse platform");
 });
 
 test("parseList() splits at commas and refuses empty members", () => {

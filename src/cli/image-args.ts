@@ -1,0 +1,69 @@
+import type { ArgsDef } from "citty";
+import { NydusError } from "../base/errors.ts";
+import { type OpenedImage, openBootstrap, openImage } from "../operation/image/open.ts";
+import type { CodecPool } from "../os/codec-pool.ts";
+import { openCodecPool } from "../os/codec-threads.ts";
+import type { CliContext } from "./command.ts";
+import { platformOf } from "./values.ts";
+
+/** Flags of commands that read an image: it has a name, or it is a bootstrap and a directory of blobs. */
+export const IMAGE_ARGS = {
+  bootstrap: { type: "string", valueHint: "FILE", description: "Bootstrap to open in the place of IMAGE" },
+  "blob-dir": { type: "string", valueHint: "DIR", description: "Directory of its blobs, named by their digests" },
+  platform: { type: "string", valueHint: "OS/ARCH", description: "Image of an index (default this machine's)" },
+} as const satisfies ArgsDef;
+
+/** What {@link IMAGE_ARGS} and the positionals give. */
+export interface ImageArguments {
+  readonly bootstrap?: string | undefined;
+  readonly "blob-dir"?: string | undefined;
+  readonly platform?: string | undefined;
+}
+
+/** An image that is read by its name, or by its parts. */
+export type ImageChoice = { readonly name: string } | { readonly bootstrapPath: string; readonly blobDir: string };
+
+/**
+ * The image that the arguments mean, and the positionals that are left.
+ * @param positionals the command's, IMAGE first; with --bootstrap there is no IMAGE among them
+ * @throws EINVAL neither or both
+ */
+export function chooseImage(
+  args: ImageArguments,
+  positionals: readonly (string | undefined)[],
+): { readonly image: ImageChoice; readonly rest: readonly string[] } {
+  const words = positionals.filter((word) => word !== undefined);
+  const { bootstrap, "blob-dir": blobDir } = args;
+  if ((bootstrap === undefined) !== (blobDir === undefined)) {
+    throw new NydusError("EINVAL", "Flags --bootstrap and --blob-dir go together");
+  }
+  if (bootstrap !== undefined && blobDir !== undefined) {
+    return { image: { bootstrapPath: bootstrap, blobDir }, rest: words };
+  }
+  const [name, ...rest] = words;
+  if (name === undefined) throw new NydusError("EINVAL", "Missing argument IMAGE, or --bootstrap and --blob-dir");
+  return { image: { name }, rest };
+}
+
+/** An image and the threads that decode it. */
+export interface ImageSession {
+  readonly image: OpenedImage;
+  readonly pool: CodecPool;
+}
+
+/** Opens an image for `use` and closes it again, whatever happens. */
+export async function withImage<T>(
+  choice: ImageChoice,
+  args: ImageArguments,
+  context: CliContext,
+  use: (session: ImageSession) => Promise<T>,
+): Promise<T> {
+  await using pool = openCodecPool();
+  await using image = await openChosen(choice, args, context);
+  return await use({ image, pool });
+}
+
+function openChosen(choice: ImageChoice, args: ImageArguments, { root, signal }: CliContext): Promise<OpenedImage> {
+  if ("name" in choice) return openImage(choice.name, { root, signal, platform: platformOf(args.platform) });
+  return openBootstrap(choice.bootstrapPath, { blobDir: choice.blobDir });
+}
