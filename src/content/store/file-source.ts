@@ -1,5 +1,6 @@
 import type { ByteRange } from "../../base/bytes.ts";
-import { asNydusError, NydusError } from "../../base/errors.ts";
+import { NydusError } from "../../base/errors.ts";
+import { throwIfAborted } from "./abort.ts";
 import { closeFile, fileSize, openFile, readFully } from "./file-io.ts";
 import type { ReadOptions, StreamingSource } from "./source.ts";
 
@@ -76,15 +77,4 @@ export function checkRange(range: ByteRange, sizeBytes: number, path?: string): 
     return;
   const message = `Cannot read bytes ${start} to ${end}: the source has ${sizeBytes}`;
   throw new NydusError("EINVAL", message, path === undefined ? {} : { path });
-}
-
-/** @throws the signal's reason as a NydusError (ECANCELED unless it is one) when it is aborted */
-export function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw abortError(signal);
-}
-
-/** Why a signal is aborted, as a NydusError. */
-export function abortError(signal: AbortSignal): NydusError {
-  const reason: unknown = signal.reason;
-  return reason instanceof NydusError ? reason : asNydusError(new DOMException("Interrupted", "AbortError"));
 }

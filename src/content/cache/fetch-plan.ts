@@ -1,0 +1,120 @@
+import type { ByteRange } from "../../base/bytes.ts";
+import type { Compressor } from "../../format/codec/codecs.ts";
+import type { ChunkMap } from "../../format/rafs/chunk-map.ts";
+
+/** Limits of fetches, bytes. */
+export const FETCH_LIMITS = {
+  /** Most that one fetch asks a source for; a unit larger than that goes alone. */
+  blobBytes: 4 << 20,
+  /** Most that one fetch decompresses to; as before. */
+  unitBytes: 8 << 20,
+  /** Largest gap between two wanted units that is fetched along with them. */
+  gapBytes: 64 << 10,
+  /** A reader's miss is extended to so much of what follows. */
+  amplifyBytes: 1 << 20,
+} as const;
+
+/** Bytes of the blob that decompress to one or more chunks. */
+export interface PlannedUnit {
+  readonly blobOffset: number;
+  readonly blobSizeBytes: number;
+  readonly unitBytes: number;
+  readonly compressor: Compressor;
+  /** Positions of the chunks that it is to give. */
+  readonly chunks: number[];
+}
+
+/** One request to a source. */
+export interface PlannedFetch {
+  /** In the blob. */
+  readonly range: ByteRange;
+  /** By blob offset; they may overlap in a strange image. */
+  readonly units: readonly PlannedUnit[];
+}
+
+/** What {@link planFetches} plans with. */
+export interface PlanInput {
+  readonly chunks: ChunkMap;
+  /** Positions of missing chunks, ascending. */
+  readonly wanted: readonly number[];
+  /** Whether a chunk beside the wanted ones may be fetched along: missing, verifiable, not under way. */
+  readonly mayAdd: (chunk: number) => boolean;
+  /** {@link FETCH_LIMITS}.amplifyBytes, or 0. */
+  readonly amplifyBytes: number;
+}
+
+/** The fetches that bring all wanted chunks, with what lies in the same units and, amplified, what follows. */
+export function planFetches(input: PlanInput): PlannedFetch[] {
+  const { chunks, wanted } = input;
+  const units = new Map<string, PlannedUnit>();
+  let blobBytes = 0;
+  const add = (i: number): void => {
+    const key = `${chunks.blobOffset(i)}:${chunks.blobSizeBytes(i)}:${chunks.unitBytes(i)}:${chunks.compressor(i)}`;
+    const unit = units.get(key);
+    if (unit !== undefined) {
+      unit.chunks.push(i);
+      return;
+    }
+    units.set(key, newUnit(chunks, i));
+    blobBytes += chunks.blobSizeBytes(i);
+  };
+  const all = withCompanions(input);
+  for (const i of all) add(i);
+  const last = all.at(-1);
+  if (wanted.length > 0 && last !== undefined) {
+    for (let i = last + 1; blobBytes < input.amplifyBytes && follows(input, i); i++) add(i);
+  }
+  return merge([...units.values()].sort((a, b) => a.blobOffset - b.blobOffset));
+}
+
+function newUnit(chunks: ChunkMap, i: number): PlannedUnit {
+  return {
+    blobOffset: chunks.blobOffset(i),
+    blobSizeBytes: chunks.blobSizeBytes(i),
+    unitBytes: chunks.unitBytes(i),
+    compressor: chunks.compressor(i),
+    chunks: [i],
+  };
+}
+
+/** The wanted chunks and their neighbours in the same units, ascending. */
+function withCompanions({ chunks, wanted, mayAdd }: PlanInput): number[] {
+  const all = new Set<number>();
+  const isCompanion = (i: number, of: number): boolean =>
+    i >= 0 && i < chunks.count && chunks.blobOffset(i) === chunks.blobOffset(of);
+  for (const i of wanted) {
+    all.add(i);
+    if (chunks.unitBytes(i) === chunks.sizeBytes(i)) continue; // not batched
+    for (let j = i - 1; isCompanion(j, i) && !all.has(j); j--) if (mayAdd(j)) all.add(j);
+    for (let j = i + 1; isCompanion(j, i) && !all.has(j); j++) if (mayAdd(j)) all.add(j);
+  }
+  return [...all].sort((a, b) => a - b);
+}
+
+/** Whether chunk `i` can be fetched in one go with the one before. */
+function follows({ chunks, mayAdd }: PlanInput, i: number): boolean {
+  if (i >= chunks.count || !mayAdd(i)) return false;
+  const gap = chunks.blobOffset(i) - (chunks.blobOffset(i - 1) + chunks.blobSizeBytes(i - 1));
+  return chunks.blobOffset(i) === chunks.blobOffset(i - 1) || (gap >= 0 && gap <= FETCH_LIMITS.gapBytes);
+}
+
+function merge(units: readonly PlannedUnit[]): PlannedFetch[] {
+  const fetches: { start: number; end: number; unitBytes: number; units: PlannedUnit[] }[] = [];
+  for (const unit of units) {
+    const open = fetches.at(-1);
+    const end = unit.blobOffset + unit.blobSizeBytes;
+    const joins =
+      open !== undefined &&
+      unit.blobOffset - open.end <= FETCH_LIMITS.gapBytes &&
+      end - open.start <= FETCH_LIMITS.blobBytes &&
+      open.unitBytes + unit.unitBytes <= FETCH_LIMITS.unitBytes;
+    if (joins) {
+      open.units.push(unit);
+      open.end = Math.max(open.end, end);
+      open.unitBytes += unit.unitBytes;
+    } else {
+      fetches.push({ start: unit.blobOffset, end, unitBytes: unit.unitBytes, units: [unit] });
+    }
+  }
+  return fetches.map(({ start, end, units: members }) => ({ range: { start, end }, units: members }));
+}

@@ -1,0 +1,91 @@
+import { NydusError } from "../../base/errors.ts";
+import { orAborted } from "../store/abort.ts";
+import type { ReadPurpose } from "../store/source.ts";
+import type { PlannedFetch } from "./fetch-plan.ts";
+import type { QueuedFetch } from "./fetch-queue.ts";
+
+/** What became of a flight's chunks: those that failed, by position; the others are ready. */
+export type FlightResult = ReadonlyMap<number, NydusError>;
+
+/**
+ * One fetch and those who wait for it. It goes on while anyone does: when the last one has gone away it is aborted,
+ * and whoever comes later starts a new one.
+ */
+export class Flight implements QueuedFetch {
+  readonly plan: PlannedFetch;
+  /** Positions of all its chunks. */
+  readonly chunks: readonly number[];
+  why: ReadPurpose;
+  /** Settles when all chunks have landed or failed; never rejects. */
+  readonly landed: Promise<FlightResult>;
+  readonly #abort = new AbortController();
+  readonly #work: (flight: Flight) => Promise<FlightResult>;
+  readonly #onDeserted: (flight: Flight) => void;
+  #settle: (result: FlightResult) => void = () => undefined;
+  #waiters = 0;
+
+  /**
+   * @param why the first one's reason
+   * @param work fetches, decodes and writes
+   * @param onDeserted called when nobody waits any more, before the abort
+   */
+  constructor(
+    plan: PlannedFetch,
+    why: ReadPurpose,
+    work: (flight: Flight) => Promise<FlightResult>,
+    onDeserted: (flight: Flight) => void,
+  ) {
+    this.plan = plan;
+    this.chunks = plan.units.flatMap((unit) => unit.chunks);
+    this.why = why;
+    this.#work = work;
+    this.#onDeserted = onDeserted;
+    this.landed = new Promise((resolve) => {
+      this.#settle = resolve;
+    });
+  }
+
+  /** Aborted when the fetch is of no use any more. */
+  get signal(): AbortSignal {
+    return this.#abort.signal;
+  }
+
+  abort(reason: NydusError): void {
+    this.#abort.abort(reason);
+  }
+
+  async run(): Promise<void> {
+    let result: FlightResult;
+    try {
+      result = await this.#work(this);
+    } catch (error) {
+      // work() reports what fails; whatever else leaves it must not leave readers waiting
+      const unforeseen = new NydusError(
+        "EFAULT",
+        "Cannot fetch chunks: an error in this program",
+        {},
+        { cause: error },
+      );
+      result = new Map(this.chunks.map((chunk) => [chunk, unforeseen]));
+    }
+    this.#settle(result);
+  }
+
+  /** Waits for the landing. @throws the signal's reason when it is aborted before */
+  async join(signal: AbortSignal | undefined): Promise<FlightResult> {
+    this.#waiters++;
+    try {
+      return await orAborted(this.landed, signal);
+    } catch (error) {
+      if (this.#waiters === 1) this.#desert();
+      throw error;
+    } finally {
+      this.#waiters--;
+    }
+  }
+
+  #desert(): void {
+    this.#onDeserted(this);
+    this.abort(new NydusError("ECANCELED", "Cannot fetch chunks: nobody waits for them"));
+  }
+}

@@ -1,0 +1,160 @@
+import { createHash } from "node:crypto";
+import { zstdCompressSync, zstdDecompressSync } from "node:zlib";
+import { alignUp, BLOCK_BYTES, type ByteRange } from "../../src/base/bytes.ts";
+import { NydusError } from "../../src/base/errors.ts";
+import type { ByteSource, ReadOptions } from "../../src/content/store/source.ts";
+import type { Compressor } from "../../src/format/codec/codecs.ts";
+import type { ChunkMap } from "../../src/format/rafs/chunk-map.ts";
+import type { CodecPool, DecodeFailure, DecodeJob, DecodeUnit } from "../../src/os/codec-pool.ts";
+
+/** Random numbers from a seed (mulberry32). */
+export function randomOf(seed: number): (below: number) => number {
+  let state = seed;
+  return (below) => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) % below;
+  };
+}
+
+interface FakeChunk {
+  deviceOffset: number;
+  sizeBytes: number;
+  blobOffset: number;
+  blobSizeBytes: number;
+  compressor: Compressor;
+  unitBytes: number;
+  offsetInUnit: number;
+  digest: Uint8Array | undefined;
+}
+
+/** A blob with random content: its chunks, its stored bytes, and the device that they give. */
+export interface FakeBlob {
+  readonly id: string;
+  readonly chunks: ChunkMap;
+  /** The rows behind `chunks`: tests damage them. */
+  readonly rows: FakeChunk[];
+  readonly blob: Uint8Array;
+  readonly device: Uint8Array;
+}
+
+/** Makes a blob of units of one to `batch` chunks, with gaps between some of them in blob and device. */
+export function makeFakeBlob(shape: { seed: number; units: number; chunkBytes: number; batch?: number }): FakeBlob {
+  const random = randomOf(shape.seed);
+  const rows: FakeChunk[] = [];
+  const stored: Uint8Array[] = [];
+  const pieces: { at: number; data: Uint8Array }[] = [];
+  let [blobOffset, deviceOffset] = [0, 0];
+  for (let u = 0; u < shape.units; u++) {
+    const parts = Array.from({ length: 1 + random(shape.batch ?? 1) }, () => {
+      const value = random(256);
+      return Uint8Array.from({ length: 1 + random(shape.chunkBytes) }, (_, i) => (i % 7 === 0 ? random(256) : value));
+    });
+    const unit = Buffer.concat(parts);
+    const compressor: Compressor = random(4) === 0 ? "none" : "zstd";
+    const packed = compressor === "none" ? unit : zstdCompressSync(unit);
+    if (random(5) === 0) deviceOffset += BLOCK_BYTES;
+    const gap = random(3) === 0 ? random(200) : 0;
+    stored.push(new Uint8Array(gap).fill(0xee), packed);
+    blobOffset += gap;
+    let offsetInUnit = 0;
+    for (const part of parts) {
+      const digest = createHash("sha256").update(part).digest();
+      const place = { deviceOffset, sizeBytes: part.length, blobOffset, blobSizeBytes: packed.length };
+      rows.push({ ...place, compressor, unitBytes: unit.length, offsetInUnit, digest });
+      pieces.push({ at: deviceOffset, data: part });
+      offsetInUnit += part.length;
+      deviceOffset = alignUp(deviceOffset + part.length, BLOCK_BYTES);
+    }
+    blobOffset += packed.length;
+  }
+  const device = new Uint8Array(deviceOffset);
+  for (const { at, data } of pieces) device.set(data, at);
+  const blob = Uint8Array.from(Buffer.concat(stored));
+  return { id: createHash("sha256").update(blob).digest("hex"), chunks: chunkMapOver(rows), rows, blob, device };
+}
+
+/** A chunk map over rows in the order of the device. */
+export function chunkMapOver(rows: readonly FakeChunk[]): ChunkMap {
+  const row = (i: number): FakeChunk => {
+    const found = rows[i];
+    if (found === undefined) throw new Error(`chunk ${i} of ${rows.length}`);
+    return found;
+  };
+  return {
+    count: rows.length,
+    digester: "sha256",
+    find: (at) => rows.findIndex(({ deviceOffset, sizeBytes }) => at >= deviceOffset && at < deviceOffset + sizeBytes),
+    deviceOffset: (i) => row(i).deviceOffset,
+    sizeBytes: (i) => row(i).sizeBytes,
+    blobOffset: (i) => row(i).blobOffset,
+    blobSizeBytes: (i) => row(i).blobSizeBytes,
+    compressor: (i) => row(i).compressor,
+    unitBytes: (i) => row(i).unitBytes,
+    offsetInUnit: (i) => row(i).offsetInUnit,
+    digest: (i) => row(i).digest,
+    crc32c: () => undefined,
+  };
+}
+
+/** A source in memory that remembers what it was asked for. */
+export interface MemorySource extends ByteSource {
+  readonly reads: { readonly range: ByteRange; readonly why: string | undefined }[];
+  /** Called before each answer: may wait or throw. */
+  before: (range: ByteRange, options: ReadOptions) => Promise<void> | void;
+}
+
+/** A source over bytes. */
+export function memorySource(bytes: Uint8Array): MemorySource {
+  const source: MemorySource = {
+    sizeBytes: bytes.length,
+    reads: [],
+    before: () => undefined,
+    readAt: async (range, options = {}) => {
+      source.reads.push({ range, why: options.why });
+      await source.before(range, options);
+      if (range.end > bytes.length) throw new NydusError("EINVAL", "Cannot read: past the end");
+      return bytes.slice(range.start, range.end);
+    },
+    close: async () => undefined,
+  };
+  return source;
+}
+
+/** A codec pool without threads: zstd and SHA-256 by the runtime. */
+export function inlinePool(threads = 2): CodecPool & { jobs: DecodeJob[] } {
+  const jobs: DecodeJob[] = [];
+  return {
+    threads,
+    jobs,
+    decode: async (job) => {
+      jobs.push(job);
+      const data = structuredClone(job.data, { transfer: [job.data.buffer as ArrayBuffer] });
+      await Promise.resolve();
+      return job.units.map((unit) => decodeInline(data, unit));
+    },
+    encode: () => Promise.reject(new Error("not in this pool")),
+    [Symbol.asyncDispose]: async () => undefined,
+  };
+}
+
+function decodeInline(data: Uint8Array, unit: DecodeUnit): Uint8Array | DecodeFailure {
+  const packed = data.subarray(unit.offset, unit.offset + unit.sizeBytes);
+  let plain: Uint8Array;
+  try {
+    plain = unit.compressor === "none" ? packed.slice() : Uint8Array.from(zstdDecompressSync(packed));
+  } catch (error) {
+    return { code: "EUCLEAN", message: `Cannot decompress chunk: ${(error as Error).message}` };
+  }
+  if (plain.length !== unit.unitBytes) return { code: "EUCLEAN", message: "Cannot decompress chunk: another size" };
+  for (const chunk of unit.chunks) {
+    const bytes = plain.subarray(chunk.offsetInUnit, chunk.offsetInUnit + chunk.sizeBytes);
+    const isGood = createHash("sha256")
+      .update(bytes)
+      .digest()
+      .equals(chunk.digest ?? new Uint8Array(0));
+    if (!isGood) return { code: "EBADMSG", message: "Cannot verify chunk: its digest differs" };
+  }
+  return plain;
+}

@@ -1,0 +1,547 @@
+import { describe, expect, test } from "bun:test";
+import { spawnSync } from "node:child_process";
+import {
+  closeSync,
+  copyFileSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { NydusError } from "../../../../src/base/errors.ts";
+import { BlobCache, type BlobCacheOptions } from "../../../../src/content/cache/blob-cache.ts";
+import {
+  chunkMapOver,
+  type FakeBlob,
+  inlinePool,
+  makeFakeBlob,
+  memorySource,
+  randomOf,
+} from "../../../kit/fake-blob.ts";
+import { failureOf } from "../../../suite/byte-source.ts";
+
+const isRoot = process.getuid?.() === 0;
+
+function scratch(): { dir: string } & Disposable {
+  const dir = mkdtempSync(join(tmpdir(), "nydus-cache-"));
+  return { dir, [Symbol.dispose]: () => rmSync(dir, { recursive: true, force: true }) };
+}
+
+function open(dir: string, fake: FakeBlob, more: Partial<BlobCacheOptions> = {}): Promise<BlobCache> {
+  const defaults = { chunks: fake.chunks, source: memorySource(fake.blob), pool: inlinePool() };
+  return BlobCache.open({ dir, id: fake.id, sizeBytes: fake.device.length, ...defaults, ...more });
+}
+
+function readDevice(cache: BlobCache, start: number, end: number): Buffer {
+  const bytes = Buffer.alloc(end - start);
+  expect(readSync(cache.fd, bytes, 0, bytes.length, start)).toBe(bytes.length);
+  return bytes;
+}
+
+/** The first chunk's range, and a range of all. */
+function rangeOf(fake: FakeBlob, i: number): { start: number; end: number } {
+  const start = fake.chunks.deviceOffset(i);
+  return { start, end: start + fake.chunks.sizeBytes(i) };
+}
+const allOf = (fake: FakeBlob): { start: number; end: number } => ({ start: 0, end: fake.device.length });
+
+function readyCount(cache: BlobCache): number {
+  return Array.from({ length: cache.chunks.count }, (_, i) => i).filter(
+    (i) => ((cache.ready[i >> 3] ?? 0) >> (i & 7)) & 1,
+  ).length;
+}
+
+describe("ensure()", () => {
+  test.each([
+    { seed: 1, units: 60, chunkBytes: 20_000 },
+    { seed: 2, units: 30, chunkBytes: 9_000, batch: 6 },
+    { seed: 3, units: 12, chunkBytes: 600_000 },
+  ])("gives the device's bytes for random ranges, many at once (seed $seed)", async (shape) => {
+    using temp = scratch();
+    const fake = makeFakeBlob(shape);
+    await using cache = await open(temp.dir, fake);
+    const random = randomOf(shape.seed + 100);
+    await Promise.all(
+      Array.from({ length: 60 }, async () => {
+        const first = random(fake.chunks.count);
+        const { start, end } = rangeOf(fake, first);
+        const [from, to] = [start + random(end - start), end];
+        await cache.ensure({ start: from, end: to }, { why: random(2) === 0 ? "demand" : "prefetch" });
+        expect(cache.isReady({ start: from, end: to })).toBe(true);
+        expect(readDevice(cache, from, to).equals(fake.device.subarray(from, to))).toBe(true);
+      }),
+    );
+    await cache.ensure(allOf(fake), { why: "prefetch" });
+    expect(readyCount(cache)).toBe(fake.chunks.count);
+    expect(cache.stats.chunksFilled).toBe(fake.chunks.count); // each once
+    expect(readDevice(cache, 0, fake.device.length).equals(fake.device)).toBe(true);
+  });
+
+  test("fetches the same miss once, however many wait for it", async () => {
+    using temp = scratch();
+    const fake = makeFakeBlob({ seed: 4, units: 5, chunkBytes: 5_000 });
+    const source = memorySource(fake.blob);
+    await using cache = await open(temp.dir, fake, { source });
+    await Promise.all(Array.from({ length: 50 }, () => cache.ensure(rangeOf(fake, 2))));
+    expect(source.reads.length).toBe(1);
+    await cache.ensure(rangeOf(fake, 2));
+    expect(source.reads.length).toBe(1);
+  });
+
+  test("brings what follows a reader's miss along, up to 1 MiB; a prefetch brings what it says", async () => {
+    using temp = scratch();
+    const fake = makeFakeBlob({ seed: 5, units: 60, chunkBytes: 150_000 });
+    const source = memorySource(fake.blob);
+    await using cache = await open(temp.dir, fake, { source });
+    await cache.ensure(rangeOf(fake, 0), { why: "prefetch" });
+    expect(readyCount(cache)).toBe(1);
+    await cache.ensure(rangeOf(fake, 1));
+    const read = source.reads[1]?.range ?? { start: 0, end: 0 };
+    expect(read.end - read.start).toBeGreaterThanOrEqual(1 << 20);
+    expect(read.end - read.start).toBeLessThan((1 << 20) + 150_000 + 4096);
+    expect(readyCount(cache)).toBeGreaterThan(4);
+  });
+
+  test("merges neighbours into requests of at most 4 MiB and does not bridge gaps above 64 KiB", async () => {
+    using temp = scratch();
+    const fake = makeFakeBlob({ seed: 6, units: 90, chunkBytes: 400_000 });
+    const source = memorySource(fake.blob);
+    await using cache = await open(temp.dir, fake, { source });
+    await cache.ensure(allOf(fake), { why: "prefetch" });
+    for (const { range } of source.reads) expect(range.end - range.start).toBeLessThanOrEqual(4 << 20);
+    expect(source.reads.length).toBeLessThan(30);
+    using other = scratch();
+    const apart = memorySource(fake.blob);
+    await using sparse = await open(other.dir, fake, { source: apart });
+    const far = Array.from({ length: 9 }, (_, i) => i * 10);
+    await Promise.all(far.map((i) => sparse.ensure(rangeOf(fake, i), { why: "prefetch" })));
+    expect(apart.reads.length).toBe(9);
+  });
+
+  test("fetches a batch once for all of its chunks", async () => {
+    using temp = scratch();
+    const fake = makeFakeBlob({ seed: 7, units: 1, chunkBytes: 3_000, batch: 40 });
+    expect(fake.chunks.count).toBeGreaterThan(5);
+    const source = memorySource(fake.blob);
+    await using cache = await open(temp.dir, fake, { source });
+    await cache.ensure(rangeOf(fake, 3), { why: "prefetch" });
+    expect(readyCount(cache)).toBe(fake.chunks.count);
+    expect(source.reads.length).toBe(1);
+  });
+
+  test("gives every waiter the leader's failure, and the next caller tries again", async () => {
+    using temp = scratch();
+    const fake = makeFakeBlob({ seed: 8, units: 3, chunkBytes: 5_000 });
+    const source = memorySource(fake.blob);
+    source.before = () => {
+      throw new NydusError("EIO", "Cannot read: the line is cut");
+    };
+    await using cache = await open(temp.dir, fake, { source });
+    const failures = await Promise.all(Array.from({ length: 9 }, () => failureOf(cache.ensure(rangeOf(fake, 0)))));
+    for (const failure of failures) {
+      expect(failure.code).toBe("EIO");
+      expect(failure.at.digest).toBe(`sha256:${fake.id}`);
+      expect(failure.at.offset).toBe(fake.chunks.blobOffset(0));
+    }
+    source.before = () => undefined;
+    await cache.ensure(rangeOf(fake, 0));
+    expect(cache.isReady(rangeOf(fake, 0))).toBe(true);
+  });
+
+  test("an error that is no NydusError, and a source that throws at once, end in an error too", async () => {
+    using temp = scratch();
+    const fake = makeFakeBlob({ seed: 9, units: 3, chunkBytes: 5_000 });
+    const source = {
+      ...memorySource(fake.blob),
+      readAt: () => {
+        throw new TypeError("oops");
+      },
+    };
+    await using cache = await open(temp.dir, fake, { source });
+    expect((await failureOf(cache.ensure(rangeOf(fake, 0)))).code).toBe("EFAULT");
+  });
+
+  test("a chunk that fails its digest is refused with its place; the others of the request land", async () => {
+    using temp = scratch();
+    const fake = makeFakeBlob({ seed: 10, units: 8, chunkBytes: 5_000 });
+    const bad = 3;
+    fake.rows[bad] = { ...(fake.rows[bad] as FakeBlob["rows"][0]), digest: new Uint8Array(32) };
+    await using cache = await open(temp.dir, fake);
+    const error = await failureOf(cache.ensure(allOf(fake), { why: "prefetch" }));
+    expect(error.code).toBe("EBADMSG");
+    expect(error.at).toEqual({
+      digest: `sha256:${fake.id}`,
+      offset: fake.chunks.blobOffset(bad),
+      length: fake.chunks.blobSizeBytes(bad),
+    });
+    expect(error.message).toContain(`chunk ${bad}`);
+    expect(readyCount(cache)).toBe(fake.chunks.count - 1);
+    expect(cache.isReady(rangeOf(fake, bad))).toBe(false);
+    expect(readDevice(cache, fake.rows[bad]?.deviceOffset ?? 0, (fake.rows[bad]?.deviceOffset ?? 0) + 1)[0]).toBe(0);
+    await cache.ensure(rangeOf(fake, 5));
+  });
+
+  test("a damaged blob is EUCLEAN or EBADMSG, never served", async () => {
+    using temp = scratch();
+    const fake = makeFakeBlob({ seed: 11, units: 20, chunkBytes: 5_000 });
+    const damaged = fake.blob.map((byte, i) => (i % 97 === 0 ? byte ^ 0x40 : byte));
+    await using cache = await open(temp.dir, fake, { source: memorySource(damaged) });
+    for (let i = 0; i < fake.chunks.count; i++) {
+      const error = await cache.ensure(rangeOf(fake, i)).then(
+        () => undefined,
+        (thrown: unknown) => thrown,
+      );
+      if (error === undefined) {
+        const { start, end } = rangeOf(fake, i);
+        expect(readDevice(cache, start, end).equals(fake.device.subarray(start, end))).toBe(true);
+      } else expect(["EUCLEAN", "EBADMSG"]).toContain((error as NydusError).code);
+    }
+    expect(cache.stats.chunksFailed).toBeGreaterThan(5);
+  });
+
+  test("a chunk with neither digest nor checksum is EIO, and nothing is fetched for it", async () => {
+    using temp = scratch();
+    const fake = makeFakeBlob({ seed: 12, units: 4, chunkBytes: 5_000 });
+    fake.rows[1] = { ...(fake.rows[1] as FakeBlob["rows"][0]), digest: undefined };
+    const source = memorySource(fake.blob);
+    await using cache = await open(temp.dir, fake, { source });
+    expect((await failureOf(cache.ensure(rangeOf(fake, 1)))).code).toBe("EIO");
+    expect(source.reads.length).toBe(0);
+    await cache.ensure(rangeOf(fake, 0)); // amplified, but not over the bad one
+    expect(cache.isReady(rangeOf(fake, 1))).toBe(false);
+  });
+
+  test("blocks that no chunk holds are refused to a reader and passed over by a prefetch; a last block's rest is not", async () => {
+    using temp = scratch();
+    const fake = makeFakeBlob({ seed: 13, units: 30, chunkBytes: 5_000 });
+    const i = fake.rows.findIndex((row, at) => {
+      const before = fake.rows[at - 1];
+      return before !== undefined && row.deviceOffset - (before.deviceOffset + before.sizeBytes) > 4096;
+    });
+    expect(i).toBeGreaterThan(0);
+    const gap = { start: (fake.rows[i]?.deviceOffset ?? 0) - 4096, end: fake.rows[i]?.deviceOffset ?? 0 };
+    await using cache = await open(temp.dir, fake);
+    expect((await failureOf(cache.ensure(gap))).code).toBe("EUCLEAN");
+    await cache.ensure(gap, { why: "prefetch" });
+    const { start } = rangeOf(fake, 0);
+    await cache.ensure({ start, end: start + 4096 * Math.ceil(fake.chunks.sizeBytes(0) / 4096) });
+    expect((await failureOf(cache.ensure({ start: 0, end: fake.device.length + 1 }))).code).toBe("EINVAL");
+  });
+
+  test("a reader that gets no answer has ETIMEDOUT, and the chunk can be had later", async () => {
+    using temp = scratch();
+    const fake = makeFakeBlob({ seed: 14, units: 3, chunkBytes: 5_000 });
+    const source = memorySource(fake.blob);
+    source.before = () => new Promise(() => undefined);
+    await using cache = await open(temp.dir, fake, { source, readTimeoutMs: 30 });
+    expect((await failureOf(cache.ensure(rangeOf(fake, 0)))).code).toBe("ETIMEDOUT");
+    expect((await failureOf(cache.ensure(rangeOf(fake, 1), { why: "prefetch" }))).code).toBe("ETIMEDOUT");
+    source.before = () => undefined;
+    await cache.ensure(rangeOf(fake, 0));
+  });
+
+  test("a waiter that gives up leaves the others waiting; when the last one does, the source is told", async () => {
+    using temp = scratch();
+    const fake = makeFakeBlob({ seed: 15, units: 3, chunkBytes: 5_000 });
+    const source = memorySource(fake.blob);
+    let release = (): void => undefined;
+    let told: AbortSignal | undefined;
+    source.before = (_range, options) => {
+      told = options.signal;
+      return new Promise((resolve) => {
+        release = resolve;
+      });
+    };
+    await using cache = await open(temp.dir, fake, { source });
+    const [first, second] = [new AbortController(), new AbortController()];
+    const one = failureOf(cache.ensure(rangeOf(fake, 0), { signal: first.signal }));
+    const two = cache.ensure(rangeOf(fake, 0), { signal: second.signal });
+    await Bun.sleep(1);
+    first.abort();
+    expect((await one).code).toBe("ECANCELED");
+    expect(told?.aborted).toBe(false);
+    release();
+    await two;
+    const three = failureOf(cache.ensure(rangeOf(fake, 0), { signal: AbortSignal.abort() }));
+    await expect(three.then(() => "settled")).rejects.toThrow(); // ready already: nothing to give up
+    const alone = new AbortController();
+    const four = failureOf(cache.ensure(rangeOf(fake, 2), { signal: alone.signal, why: "prefetch" }));
+    if (!cache.isReady(rangeOf(fake, 2))) {
+      await Bun.sleep(1);
+      alone.abort();
+      expect((await four).code).toBe("ECANCELED");
+      expect(told?.aborted).toBe(true);
+    } else await four.catch(() => undefined);
+  });
+
+  test("a reader overtakes prefetches that wait", async () => {
+    using temp = scratch();
+    const fake = makeFakeBlob({ seed: 16, units: 200, chunkBytes: 300_000 });
+    const source = memorySource(fake.blob);
+    const gates: (() => void)[] = [];
+    source.before = () => new Promise((resolve) => gates.push(resolve));
+    await using cache = await open(temp.dir, fake, { source });
+    const starts = Array.from({ length: 12 }, (_, i) => i * 15);
+    const prefetches = starts.map((i) => cache.ensure(rangeOf(fake, i), { why: "prefetch" }));
+    await Bun.sleep(1);
+    expect(source.reads.length).toBe(4); // room is left
+    const joined = cache.ensure(rangeOf(fake, 11 * 15)); // the last prefetch in the line
+    const fresh = cache.ensure(rangeOf(fake, 199));
+    await Bun.sleep(1);
+    expect(source.reads.slice(4).map(({ why }) => why)).toEqual(["demand", "demand"]);
+    const pump = setInterval(() => {
+      for (const open of gates.splice(0)) open();
+    }, 1);
+    await Promise.all([joined, fresh, ...prefetches]);
+    clearInterval(pump);
+  });
+
+  test("close() ends what is under way with ECANCELED, and nothing is taken after it", async () => {
+    using temp = scratch();
+    const fake = makeFakeBlob({ seed: 17, units: 3, chunkBytes: 5_000 });
+    const source = memorySource(fake.blob);
+    source.before = () => new Promise(() => undefined);
+    const cache = await open(temp.dir, fake, { source });
+    const waiting = failureOf(cache.ensure(rangeOf(fake, 0)));
+    await Bun.sleep(1);
+    await cache.close();
+    await cache.close();
+    expect((await waiting).code).toBe("ECANCELED");
+    expect((await failureOf(cache.ensure(rangeOf(fake, 0)))).code).toBe("ECANCELED");
+  });
+
+  test.skipIf(!isRoot)("a full disk is ENOSPC to the reader, and the cache works on when there is space", async () => {
+    using temp = scratch();
+    expect(spawnSync("mount", ["-t", "tmpfs", "-o", "size=256k", "none", temp.dir]).status).toBe(0);
+    try {
+      const fake = makeFakeBlob({ seed: 18, units: 12, chunkBytes: 60_000 });
+      writeFileSync(join(temp.dir, "hog"), Buffer.alloc(180_000, 1));
+      const cache = await open(temp.dir, fake);
+      const error = await failureOf(cache.ensure(allOf(fake), { why: "prefetch" }));
+      expect(error.code).toBe("ENOSPC");
+      rmSync(join(temp.dir, "hog"));
+      for (let i = 0; i < 3; i++) {
+        await cache.ensure(rangeOf(fake, i), { why: "prefetch" });
+        const { start, end } = rangeOf(fake, i);
+        expect(readDevice(cache, start, end).equals(fake.device.subarray(start, end))).toBe(true);
+      }
+      await cache.close().catch(() => undefined); // the map may find no room
+    } finally {
+      spawnSync("umount", ["-l", temp.dir]);
+    }
+  });
+});
+
+describe("the map on disk", () => {
+  const fake = makeFakeBlob({ seed: 20, units: 40, chunkBytes: 9_000 });
+
+  async function fill(dir: string, chunks = 10): Promise<void> {
+    await using cache = await open(dir, fake);
+    for (let i = 0; i < chunks; i++) await cache.ensure(rangeOf(fake, i), { why: "prefetch" });
+  }
+
+  async function reopened(dir: string, more: Partial<BlobCacheOptions> = {}): Promise<number> {
+    await using cache = await open(dir, fake, more);
+    for (let i = 0; i < cache.chunks.count; i++) {
+      const start = cache.chunks.deviceOffset(i);
+      const end = start + cache.chunks.sizeBytes(i);
+      if (cache.isReady({ start, end })) {
+        expect(readDevice(cache, start, end).equals(fake.device.subarray(start, end))).toBe(true);
+      }
+    }
+    const found = readyCount(cache);
+    // Whatever it began with, it ends with the right bytes.
+    await cache.ensure(allOf(fake), { why: "prefetch" });
+    for (const { deviceOffset, sizeBytes } of fake.rows.slice(0, cache.chunks.count)) {
+      const [start, end] = [deviceOffset, deviceOffset + sizeBytes];
+      if (cache.isReady({ start, end }))
+        expect(readDevice(cache, start, end).equals(fake.device.subarray(start, end))).toBe(true);
+    }
+    return found;
+  }
+  const path = (dir: string, kind: string): string => join(dir, `${fake.id}.${kind}`);
+
+  test("what was ready is ready again after a restart, and is not fetched", async () => {
+    using temp = scratch();
+    await fill(temp.dir, 10);
+    const source = memorySource(fake.blob);
+    await using cache = await open(temp.dir, fake, { source });
+    expect(readyCount(cache)).toBe(10);
+    for (let i = 0; i < 10; i++) {
+      const { start, end } = rangeOf(fake, i);
+      await cache.ensure({ start, end });
+      expect(readDevice(cache, start, end).equals(fake.device.subarray(start, end))).toBe(true);
+    }
+    expect(source.reads.length).toBe(0);
+  });
+
+  test("runs add to one another, also a flush at a time", async () => {
+    using temp = scratch();
+    for (let i = 0; i < 12; i += 3) {
+      await using cache = await open(temp.dir, fake);
+      expect(readyCount(cache)).toBe(i);
+      for (let k = i; k < i + 3; k++) {
+        await cache.ensure(rangeOf(fake, k), { why: "prefetch" });
+        await cache.flush();
+      }
+    }
+    expect(await reopened(temp.dir)).toBe(12);
+  });
+
+  test.each<[string, (dir: string) => void, number]>([
+    ["no map", (dir) => rmSync(path(dir, "map")), 0],
+    ["no data file", (dir) => rmSync(path(dir, "data")), 0],
+    ["an empty map", (dir) => writeFileSync(path(dir, "map"), ""), 0],
+    [
+      "a data file emptied and grown again",
+      (dir) => {
+        const { size } = statSync(path(dir, "data"));
+        truncateSync(path(dir, "data"), 0);
+        truncateSync(path(dir, "data"), size);
+      },
+      0,
+    ],
+    ["a shorter data file", (dir) => truncateSync(path(dir, "data"), 4096), 0],
+    [
+      "a copy in place of the data file",
+      (dir) => {
+        copyFileSync(path(dir, "data"), path(dir, "copy"));
+        renameSync(path(dir, "copy"), path(dir, "data"));
+      },
+      0,
+    ],
+    [
+      "the data file of another run",
+      (dir) => {
+        const data = readFileSync(path(dir, "data"));
+        data[data.length - 4096 + 9] = (data[data.length - 4096 + 9] ?? 0) ^ 1;
+        writeFileSync(path(dir, "data"), data);
+      },
+      0,
+    ],
+    [
+      "a map of another version",
+      (dir) => {
+        const map = readFileSync(path(dir, "map"));
+        map[8] = 9;
+        writeFileSync(path(dir, "map"), map);
+      },
+      0,
+    ],
+    [
+      "a map cut within its last batch",
+      (dir) => truncateSync(path(dir, "map"), statSync(path(dir, "map")).size - 5),
+      0,
+    ],
+    ["a map with garbage behind", (dir) => writeFileSync(path(dir, "map"), "garbage".repeat(99), { flag: "a" }), 10],
+    [
+      "a flipped bit in the records",
+      (dir) => {
+        const map = readFileSync(path(dir, "map"));
+        map[map.length - 3] = (map[map.length - 3] ?? 0) ^ 1;
+        writeFileSync(path(dir, "map"), map);
+      },
+      0,
+    ],
+  ])("with %s nothing false is ready", async (_what, damage, expected) => {
+    using temp = scratch();
+    await fill(temp.dir);
+    damage(temp.dir);
+    expect(await reopened(temp.dir)).toBe(expected);
+    expect(await reopened(temp.dir)).toBe(fake.chunks.count); // and it is whole again
+  });
+
+  test("every cut of the map, as a crash may leave it, gives a prefix of what was ready", async () => {
+    using temp = scratch();
+    for (let k = 0; k < 6; k++) {
+      await using cache = await open(temp.dir, fake);
+      await cache.ensure(rangeOf(fake, k), { why: "prefetch" });
+    }
+    const map = readFileSync(path(temp.dir, "map"));
+    let before = 0;
+    for (let length = 128; length <= map.length; length += 16) {
+      writeFileSync(path(temp.dir, "map"), map.subarray(0, length));
+      await using cache = await open(temp.dir, fake);
+      const found = readyCount(cache);
+      expect(found === before || found === before + 1).toBe(true);
+      before = found;
+    }
+    expect(before).toBe(6);
+  });
+
+  test("an image that numbers the blob's chunks otherwise finds its own among those that are ready", async () => {
+    using temp = scratch();
+    await fill(temp.dir, 10);
+    const rows = fake.rows.filter((_, i) => i % 2 === 1);
+    await using cache = await open(temp.dir, fake, { chunks: chunkMapOver(rows) });
+    expect(readyCount(cache)).toBe(5);
+    await cache.ensure(
+      { start: rows[9]?.deviceOffset ?? 0, end: (rows[9]?.deviceOffset ?? 0) + 1 },
+      { why: "prefetch" },
+    );
+    await cache.close();
+    expect(await reopened(temp.dir)).toBe(11); // and leaves the others to the first
+  });
+
+  test("an image that claims other content for the same place gets none of it, and leaves none behind", async () => {
+    using temp = scratch();
+    await fill(temp.dir, 10);
+    const evil = makeFakeBlob({ seed: 21, units: 40, chunkBytes: 9_000 });
+    const options = {
+      id: fake.id,
+      chunks: evil.chunks,
+      source: memorySource(evil.blob),
+      sizeBytes: fake.device.length,
+    };
+    {
+      await using cache = await open(temp.dir, fake, options);
+      expect(readyCount(cache)).toBe(0);
+      await cache
+        .ensure({ start: 0, end: Math.min(evil.device.length, fake.device.length) }, { why: "prefetch" })
+        .catch(() => undefined);
+    }
+    expect(await reopened(temp.dir)).toBe(0);
+  });
+
+  test("a cache that another has open is left alone: the second one's goes when it is closed", async () => {
+    using temp = scratch();
+    await using first = await open(temp.dir, fake);
+    await first.ensure(rangeOf(fake, 0), { why: "prefetch" });
+    {
+      await using second = await open(temp.dir, fake);
+      expect(second.dataPath).not.toBe(first.dataPath);
+      expect(readyCount(second)).toBe(0);
+      await second.ensure(rangeOf(fake, 3));
+      expect(existsSync(second.dataPath)).toBe(true);
+    }
+    expect(readdirSync(temp.dir).sort()).toEqual([`${fake.id}.data`, `${fake.id}.lock`, `${fake.id}.map`]);
+    await first.ensure(rangeOf(fake, 1));
+  });
+
+  test("what a killed process left as its own is removed", async () => {
+    using temp = scratch();
+    const gone = spawnSync("true").pid;
+    writeFileSync(join(temp.dir, `${fake.id}.${gone}.00ff.data`), "x");
+    await using _cache = await open(temp.dir, fake);
+    expect(existsSync(join(temp.dir, `${fake.id}.${gone}.00ff.data`))).toBe(false);
+  });
+
+  test("an id that is none is refused before it becomes a path", async () => {
+    using temp = scratch();
+    const error = await failureOf(open(temp.dir, { ...fake, id: "../x" }));
+    expect(error.code).toBe("EINVAL");
+    const fds = readdirSync("/proc/self/fd").length;
+    for (let i = 0; i < 5; i++) await (await open(temp.dir, fake)).close();
+    expect(readdirSync("/proc/self/fd").length).toBe(fds);
+    closeSync(openSync(path(temp.dir, "lock"), "r"));
+  });
+});
