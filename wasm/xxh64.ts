@@ -21,7 +21,7 @@ function mergeRound(accumulator: u64, lane: u64): u64 {
   return (accumulator ^ round(0, lane)) * PRIME1 + PRIME4;
 }
 
-/** A hash that is being made; a zstd frame's checksum covers output that comes piece by piece. */
+/** The accumulators of whole inputs; a decoder that checks its output piece by piece keeps its own. */
 const ACCUMULATORS: usize = memory.data(32, 16);
 
 /** Takes whole stripes of 32 bytes into the four accumulators (u64) at `accumulators`; `size` is a multiple of 32. */
