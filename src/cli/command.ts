@@ -16,8 +16,15 @@ export interface NydusCommand<T extends ArgsDef> {
   /** First line: what it does, as in the list of commands; more lines follow it in its own help. */
   readonly description: string;
   readonly args: T;
+  /** What follows the name and flags in the usage lines, where the positionals alone do not tell. */
+  readonly usage?: readonly string[];
   /** The result is the exit status. */
   run(args: ParsedArgs<T>, context: CliContext): Promise<number>;
+}
+
+/** A command as citty runs it, with what only our help knows. */
+export interface CommandWithUsage extends CommandDef<ArgsDef> {
+  readonly usage?: readonly string[];
 }
 
 /** Where a command leaves its exit status. */
@@ -27,8 +34,9 @@ export interface CommandRun {
 }
 
 /** A command as citty runs it; its `data` is a {@link CommandRun}. */
-export function nydusCommand<const T extends ArgsDef>(command: NydusCommand<T>): CommandDef<ArgsDef> {
+export function nydusCommand<const T extends ArgsDef>(command: NydusCommand<T>): CommandWithUsage {
   return {
+    ...(command.usage && { usage: command.usage }),
     meta: { description: command.description },
     args: command.args,
     run: async ({ args, data }) => {

@@ -1,9 +1,9 @@
-import type { ArgsDef, CommandDef } from "citty";
+import type { CommandWithUsage } from "./command.ts";
 
 /** A command before it is loaded. */
 export interface CommandEntry {
   readonly summary: string;
-  load(): Promise<CommandDef<ArgsDef>>;
+  load(): Promise<CommandWithUsage>;
 }
 
 /** Every command by group, in the order of the help; loading one loads no other. */

@@ -1,5 +1,6 @@
 import type { ArgDef, ArgsDef } from "citty";
 import { aliasesOf, GLOBAL_ARGS, nameOfPositional } from "./arguments.ts";
+import type { CommandWithUsage } from "./command.ts";
 import { COMMAND_GROUPS, type CommandEntry } from "./commands.ts";
 import { versionLine } from "./version.ts";
 
@@ -45,13 +46,16 @@ export function programHelp(): string {
   ].join("");
 }
 
-/** Help of one command. @param description as {@link CommandEntry} has it, plus further lines */
-export function commandHelp(name: string, description: string, args: ArgsDef): string {
+/** Help of one command. @param command its description's first line is that of the list of commands */
+export function commandHelp(name: string, command: CommandWithUsage): string {
+  const args = (command.args ?? {}) as ArgsDef;
+  const { description = "" } = command.meta as { readonly description?: string };
   const positionals = Object.entries(args).filter(([, def]) => def.type === "positional");
-  const words = ["nydus", name, "[flags]", ...positionals.map(positionalWord)];
-  const about = positionals.map((one) => [positionalWord(one), one[1].description ?? ""] as const);
+  const usage = command.usage ?? [positionals.map(positionalWord).join(" ")];
+  const about = positionals.map(([word, def]) => [nameOfPositional(word), def.description ?? ""] as const);
   return [
-    `${description}\n\nUsage:\n  ${words.join(" ")}\n`,
+    `${description}\n\nUsage:\n`,
+    ...usage.map((words) => `  nydus ${name} [flags] ${words}`.trimEnd().concat("\n")),
     about.length === 0 ? "" : `\nArguments:\n${columns(about)}`,
     flagSection("Flags", args),
     flagSection("Global flags", GLOBAL_ARGS),

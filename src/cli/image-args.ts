@@ -13,6 +13,11 @@ export const IMAGE_ARGS = {
   platform: { type: "string", valueHint: "OS/ARCH", description: "Image of an index (default this machine's)" },
 } as const satisfies ArgsDef;
 
+/** The usage lines of a command that takes an image by its name or by its parts. @param words what follows it */
+export function bothUsages(words: string): readonly string[] {
+  return [`IMAGE ${words}`, `--bootstrap FILE --blob-dir DIR ${words}`];
+}
+
 /** What {@link IMAGE_ARGS} and the positionals give. */
 export interface ImageArguments {
   readonly bootstrap?: string | undefined;

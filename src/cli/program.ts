@@ -1,7 +1,7 @@
-import { type ArgsDef, type CommandDef, runCommand } from "citty";
+import { type ArgsDef, runCommand } from "citty";
 import { asNydusError, ERROR_CODES, NydusError } from "../base/errors.ts";
 import { GLOBAL_ARGS, readCommandArguments, readGlobalFlags, toCittyArguments } from "./arguments.ts";
-import type { CliContext, CommandRun } from "./command.ts";
+import type { CliContext, CommandRun, CommandWithUsage } from "./command.ts";
 import { findCommand } from "./commands.ts";
 import { commandHelp, programHelp } from "./help.ts";
 import { OutputClosed, printError, printText } from "./output.ts";
@@ -51,16 +51,14 @@ async function dispatch(words: readonly string[], signal: AbortSignal): Promise<
 }
 
 async function printCommandHelp(name: string): Promise<number> {
-  const command = await loadCommand(name);
-  const meta = command.meta as { readonly description?: string };
-  return printed(commandHelp(name, meta.description ?? "", argsOf(command)));
+  return printed(commandHelp(name, await loadCommand(name)));
 }
 
-function argsOf(command: CommandDef<ArgsDef>): ArgsDef {
+function argsOf(command: CommandWithUsage): ArgsDef {
   return (command.args ?? {}) as ArgsDef;
 }
 
-async function loadCommand(name: string): Promise<CommandDef<ArgsDef>> {
+async function loadCommand(name: string): Promise<CommandWithUsage> {
   const entry = findCommand(name);
   if (entry === undefined) {
     throw new NydusError("EINVAL", `Unknown command ${JSON.stringify(name)}; see 'nydus --help'`);

@@ -2,7 +2,7 @@ import { inPlace, NydusError } from "../../base/errors.ts";
 import { readFile } from "../../operation/image/read-file.ts";
 import { resolvePath } from "../../operation/image/walk.ts";
 import { nydusCommand } from "../command.ts";
-import { chooseImage, IMAGE_ARGS, withImage } from "../image-args.ts";
+import { bothUsages, chooseImage, IMAGE_ARGS, withImage } from "../image-args.ts";
 import { printBytes } from "../output.ts";
 
 /** `nydus cat` */
@@ -10,6 +10,7 @@ export const catCommand = nydusCommand({
   description: `Print a file of an image
 
 Symlinks are followed inside the image. Every chunk is verified before it is printed.`,
+  usage: bothUsages("PATH"),
   args: {
     image: { type: "positional", required: false, description: "Nydus image" },
     path: { type: "positional", required: false, description: "File in it" },

@@ -6,7 +6,7 @@ import { readManifestOf } from "../../operation/image/read-manifest.ts";
 import { readSourceTree } from "../../operation/image/source-tree.ts";
 import { loadCodecs } from "../../os/codecs.ts";
 import { type CliContext, nydusCommand } from "../command.ts";
-import { chooseImage, IMAGE_ARGS, type ImageSession, withImage } from "../image-args.ts";
+import { bothUsages, chooseImage, IMAGE_ARGS, type ImageSession, withImage } from "../image-args.ts";
 import { printJson, printText } from "../output.ts";
 import { formatBytes } from "../progress.ts";
 import { platformOf } from "../values.ts";
@@ -47,6 +47,7 @@ export const checkCommand = nydusCommand({
 
 Checks the bootstrap's structures, the digest of every referenced chunk and of every blob; with --against also that
 the image shows what the layers of another image show, path by path. The exit status is 0 only when all is right.`,
+  usage: bothUsages(""),
   args: {
     image: { type: "positional", required: false, description: "Nydus image" },
     ...IMAGE_ARGS,

@@ -1,3 +1,4 @@
+import { NydusError } from "../../base/errors.ts";
 import { CHUNK_BYTES_LIMITS } from "../../format/rafs/superblock.ts";
 import { type ConvertSummary, convertImage } from "../../operation/image/convert.ts";
 import { type CliContext, nydusCommand } from "../command.ts";
@@ -17,8 +18,11 @@ function parseChunkSize(text: string): number {
   throw badValue("chunk-size", text, `a power of two from ${formatBytes(min)} to ${formatBytes(max)}`);
 }
 
+/** @throws ENOTSUP a version that is read only or not known here */
 function checkFsVersion(text: string): void {
-  if (text !== "6") throw badValue("fs-version", text, "6 (RAFS v6), the only version that is written,");
+  if (text === "6") return;
+  const shown = JSON.stringify(text);
+  throw new NydusError("ENOTSUP", `Cannot write RAFS version ${shown}: only 6 is written`);
 }
 
 function printSummary(summary: ConvertSummary, target: string, context: CliContext): Promise<void> {

@@ -1,6 +1,6 @@
 import { type ImageReport, inspectImage } from "../../operation/image/inspect.ts";
 import { nydusCommand } from "../command.ts";
-import { chooseImage, IMAGE_ARGS, withImage } from "../image-args.ts";
+import { bothUsages, chooseImage, IMAGE_ARGS, withImage } from "../image-args.ts";
 import { formatTable, printJson, printText } from "../output.ts";
 import { formatBytes, shortDigest } from "../progress.ts";
 
@@ -50,6 +50,7 @@ export const inspectCommand = nydusCommand({
   description: `Show layers, blobs, chunks and what they share
 
 Reads metadata only. A chunk is shared when files reference it more than once; "saved" is what that spares.`,
+  usage: bothUsages(""),
   args: {
     image: { type: "positional", required: false, description: "Nydus image, by any name that 'nydus convert' takes" },
     ...IMAGE_ARGS,

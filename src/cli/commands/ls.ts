@@ -1,6 +1,6 @@
 import { formatMode, formatTime, type ListEntry, listPath } from "../../operation/image/list.ts";
 import { nydusCommand } from "../command.ts";
-import { chooseImage, IMAGE_ARGS, withImage } from "../image-args.ts";
+import { bothUsages, chooseImage, IMAGE_ARGS, withImage } from "../image-args.ts";
 import { printText } from "../output.ts";
 
 /** Entries whose text is written at once. */
@@ -26,6 +26,7 @@ export const lsCommand = nydusCommand({
 
 Prints whole paths, one a line; bytes that are no printable UTF-8 as \\ooo. With --json one JSON object a line.
 Reads metadata only.`,
+  usage: bothUsages("[PATH]"),
   args: {
     image: { type: "positional", required: false, description: "Nydus image" },
     path: { type: "positional", required: false, description: "Directory or file in it (default /)" },

@@ -2,7 +2,7 @@ import { NydusError } from "../../base/errors.ts";
 import { unpackToDirectory } from "../../operation/image/extract.ts";
 import { unpackToTar } from "../../operation/image/unpack.ts";
 import { nydusCommand } from "../command.ts";
-import { chooseImage, IMAGE_ARGS, withImage } from "../image-args.ts";
+import { bothUsages, chooseImage, IMAGE_ARGS, withImage } from "../image-args.ts";
 import { printBytes, printStderr } from "../output.ts";
 
 /** `nydus unpack` */
@@ -14,6 +14,7 @@ Every chunk is verified.
 
 e.g., 'nydus unpack oci:./alpine:nydus ./rootfs'
       'nydus unpack oci:./alpine:nydus - | tar -t'`,
+  usage: bothUsages("DIR|-"),
   args: {
     image: { type: "positional", required: false, description: "Nydus image" },
     output: { type: "positional", required: false, description: "Directory to make, or - for a tar on stdout" },

@@ -176,7 +176,8 @@ class PathResolver {
   }
 
   #missing(found: string): NydusError {
-    return new NydusError("ENOENT", `Cannot find file in image: ${found}`, { path: printablePath(this.#path) });
+    const path = printablePath(this.#path).replace(/^\/+/, "/");
+    return new NydusError("ENOENT", `Cannot find file in image: ${found}`, { path });
   }
 }
 
