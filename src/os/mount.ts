@@ -1,7 +1,8 @@
+import { spawnSync } from "node:child_process";
 import { readFileSync, realpathSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { asNydusError, NydusError } from "../base/errors.ts";
-import { libc, systemFailure } from "./syscall.ts";
+import { hasLibc, libc, systemFailure } from "./syscall.ts";
 
 /** One line of /proc/self/mountinfo (proc_pid_mountinfo(5)); paths as Latin-1 would be wrong, so they are UTF-8. */
 export interface MountInfo {
@@ -120,9 +121,21 @@ export type UnmountResult = "unmounted" | "not-mounted" | "busy";
  * @throws EPERM without CAP_SYS_ADMIN
  */
 export function unmount(mountpoint: string, flags = 0): UnmountResult {
+  if (!hasLibc()) return unmountByCommand(mountpoint, flags);
   const errno = libc().umount(mountpoint, flags | UMOUNT_NOFOLLOW);
   if (errno === 0) return "unmounted";
   if (errno === EINVAL || errno === ENOENT) return "not-mounted";
   if (errno === EBUSY) return "busy";
   throw systemFailure(errno, "unmount", { path: mountpoint });
+}
+
+/** The same by umount(8), for runtimes that cannot call umount2(2). */
+function unmountByCommand(mountpoint: string, flags: number): UnmountResult {
+  if (findMount(mountpoint) === undefined) return "not-mounted";
+  const options = [...((flags & MNT_FORCE) === 0 ? [] : ["-f"]), ...((flags & MNT_DETACH) === 0 ? [] : ["-l"])];
+  const { status, error } = spawnSync("umount", ["--no-canonicalize", ...options, "--", mountpoint]);
+  if (error !== undefined) throw asNydusError(error, { path: mountpoint });
+  if (status === 0) return "unmounted";
+  if (process.getuid?.() !== 0) throw new NydusError("EPERM", "Cannot unmount: needs root", { path: mountpoint });
+  return findMount(mountpoint) === undefined ? "not-mounted" : "busy";
 }

@@ -7,8 +7,8 @@ import type { MountOptions, MountSession } from "../../src/operation/mount/engin
 import { mountFuse } from "../../src/operation/mount/fuse-session.ts";
 import { findMount } from "../../src/os/mount.ts";
 import { smallGolden } from "../kit/golden.ts";
-import { canMount, FIXTURE_CHUNK_BYTES, type MountFixture, makeMountFixture } from "../kit/mount-fixture.ts";
-import { decodeBlob, RawDevice } from "../kit/raw-device.ts";
+import { canMount, type MountFixture, makeMountFixture } from "../kit/mount-fixture.ts";
+import { decodeBlob, FIXTURE_CHUNK_BYTES, RawDevice } from "../kit/raw-device.ts";
 import { run, shell } from "../kit/shell.ts";
 import { diffTrees, readTree, type TreeEntry, treeOf } from "../kit/tree.ts";
 

@@ -15,9 +15,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DeviceSlot } from "../../src/format/erofs/device.ts";
 import { decodeSuperblock } from "../../src/format/erofs/superblock.ts";
-
-/** Bytes of the fixture's chunks. */
-export const FIXTURE_CHUNK_BYTES = 65536;
+import { FIXTURE_CHUNK_BYTES } from "./raw-device.ts";
 
 /** Whether this machine can mount: root, /dev/fuse, Python for the listing, mkfs.erofs for the image. */
 export const canMount =

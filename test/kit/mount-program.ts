@@ -3,8 +3,7 @@
 import { formatError, NydusError } from "../../src/base/errors.ts";
 import { startMount } from "../../src/operation/mount/background.ts";
 import { serveMount } from "../../src/operation/mount/serve.ts";
-import { FIXTURE_CHUNK_BYTES } from "./mount-fixture.ts";
-import { RawDevice } from "./raw-device.ts";
+import { FIXTURE_CHUNK_BYTES, RawDevice } from "./raw-device.ts";
 
 const [verb, root = "", mountpoint = "", bootstrapPath = "", blobPath = "", fault] = process.argv.slice(2);
 

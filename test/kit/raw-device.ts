@@ -6,6 +6,9 @@ import type { ReadOptions } from "../../src/content/store/source.ts";
 import type { ChunkMap } from "../../src/format/rafs/chunk-map.ts";
 import type { MountDevice } from "../../src/operation/mount/engine.ts";
 
+/** Bytes of the chunks of the mount fixture. */
+export const FIXTURE_CHUNK_BYTES = 65536;
+
 /** A chunk map of equal chunks over a device; only the places are of use. */
 export function evenChunks(deviceBytes: number, chunkBytes: number): ChunkMap {
   const count = Math.ceil(deviceBytes / chunkBytes);

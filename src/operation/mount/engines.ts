@@ -1,16 +1,19 @@
+import { hasLibc } from "../../os/syscall.ts";
 import type { MountEngine } from "./engine.ts";
+import { mountFuseNative } from "./fuse-native-engine.ts";
 import { mountFuse } from "./fuse-session.ts";
 
 /** The ways to mount, by the name that `--engine` takes. */
 export const ENGINES = {
   fuse: { name: "fuse", mount: mountFuse },
+  "fuse-native": { name: "fuse-native", mount: mountFuseNative },
 } as const satisfies Record<string, MountEngine>;
 
 /** The name of a mount engine. */
 export type EngineName = keyof typeof ENGINES;
 
-/** The engine that is used unless another is asked for. */
-export const DEFAULT_ENGINE: EngineName = "fuse";
+/** The engine that is used unless another is asked for: libfuse where there is no way to call mount(2). */
+export const DEFAULT_ENGINE: EngineName = hasLibc() ? "fuse" : "fuse-native";
 
 /** Whether text names an engine. */
 export function isEngineName(text: string): text is EngineName {
