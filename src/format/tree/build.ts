@@ -13,7 +13,7 @@ import {
   WHITEOUT_PREFIX,
 } from "./markers.ts";
 import { type ChunkRecord, makeNode, type TreeNode } from "./node.ts";
-import { present, resolveDir, type Step, showPath, splitPath } from "./resolve.ts";
+import { dirAt, present, resolveDir, type Step, showPath, splitPath } from "./resolve.ts";
 
 /** What a layer tree takes of a tar entry. */
 export type LayerEntry = Omit<TarEntry, "content">;
@@ -73,8 +73,7 @@ export class LayerTree {
     const name = parts.at(-1);
     if (name === undefined) throw refused("a hard link to the root");
     const steps = resolveDir(this.root, parts.slice(0, -1));
-    const dir = steps.length === 0 ? this.root : steps.at(-1)?.node;
-    const node = present(dir?.children.get(name));
+    const node = present(dirAt(this.root, steps)?.children.get(name));
     if (node?.type === "dir") throw refused(`a hard link to the directory ${JSON.stringify(showPath(parts))}`);
     if (node !== undefined) return node;
     const path = [...steps.map((step) => step.name), name];
@@ -97,9 +96,15 @@ function makeImplicitDir(): TreeNode {
 function makeDir(parent: TreeNode, name: string): TreeNode {
   const there = parent.children.get(name);
   const dir = makeImplicitDir();
-  if (there !== undefined && isWhiteoutNode(there)) makeOpaque(dir);
+  if (there !== undefined && isWhiteoutNode(there)) replaceLower(dir);
   parent.children.set(name, dir);
   return dir;
+}
+
+/** Makes a directory stand in the place of a lower one, of which neither children nor attributes are left. */
+function replaceLower(dir: TreeNode): void {
+  makeOpaque(dir);
+  dir.xattrs.delete(IMPLICIT_XATTR);
 }
 
 function makeOpaque(dir: TreeNode): void {
@@ -148,7 +153,7 @@ function keptXattrs(entry: LayerEntry): Map<string, Uint8Array> {
 /** A whiteout in overlayfs's form, for a name that leaves no room for the prefix. */
 function hideLongName(parent: TreeNode, hidden: string): TreeNode {
   const there = parent.children.get(hidden);
-  if (there?.type === "dir") makeOpaque(there);
+  if (there?.type === "dir") replaceLower(there);
   if (there !== undefined) return there; // a file of the layer hides what is below it by being there
   const whiteout = makeNode("char", { mode: 0 });
   parent.children.set(hidden, whiteout);

@@ -10,7 +10,7 @@ import {
   OPAQUE_NAME,
 } from "./markers.ts";
 import { type ChunkRecord, makeNode, type TreeNode } from "./node.ts";
-import { resolveDir, showPath } from "./resolve.ts";
+import { dirAt, resolveDir, showPath } from "./resolve.ts";
 
 /** How layers are merged. */
 export interface MergeOptions {
@@ -78,7 +78,7 @@ class LayerMerge {
   #copyUp(target: readonly string[], link: readonly string[]): TreeNode {
     const steps = resolveDir(this.#merged, target.slice(0, -1));
     const name = target.at(-1) as string;
-    const dir = steps.length === 0 ? this.#merged : steps.at(-1)?.node;
+    const dir = dirAt(this.#merged, steps);
     const node = dir?.children.get(name);
     if (dir === undefined || node === undefined || node.type === "dir") {
       const found = node === undefined ? "which no lower layer has" : "a directory";

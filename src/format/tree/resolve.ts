@@ -38,7 +38,7 @@ export function resolveDir(root: TreeNode, parts: readonly string[]): Step[] {
   for (let name = ahead.pop(); name !== undefined; name = ahead.pop()) {
     if (name === "..") steps.pop();
     if (name === "" || name === "." || name === "..") continue;
-    const node = present((steps.length === 0 ? root : steps.at(-1)?.node)?.children.get(name));
+    const node = present(dirAt(root, steps)?.children.get(name));
     if (node?.type === "symlink") {
       symlinks++;
       if (symlinks > MAX_SYMLINKS) throw refused(parts, `has more than ${MAX_SYMLINKS} symlinks in it`);
@@ -49,6 +49,11 @@ export function resolveDir(root: TreeNode, parts: readonly string[]): Step[] {
     }
   }
   return steps;
+}
+
+/** The directory at the end of a way, or undefined where the tree does not have it. */
+export function dirAt(root: TreeNode, steps: readonly Step[]): TreeNode | undefined {
+  return steps.length === 0 ? root : steps.at(-1)?.node;
 }
 
 /** Puts a symlink's target on the way ahead; an absolute one begins at the root again. */
