@@ -5,6 +5,7 @@ import { threadRole } from "../os/thread.ts";
 /** What the threads of this program do: modules that serve their role when they are loaded in its thread. */
 const THREAD_ROLES: Readonly<Record<string, () => Promise<unknown>>> = {
   codec: () => import("../os/codec-thread.ts"),
+  fuse: () => import("../operation/mount/fuse-thread.ts"),
 };
 
 /** Names that the executable may be started under; each is a command line of its own. */
