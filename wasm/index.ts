@@ -10,7 +10,7 @@ import { crc32c } from "./crc32c";
 import { inflate } from "./inflate";
 import { lz4Bound, lz4Compress, lz4Decompress } from "./lz4";
 import { alloc, endCall } from "./memory";
-import { sha256, sha256Finish, sha256Open, sha256Update } from "./sha256";
+import { sha256, sha256Finish, sha256Open, sha256Peek, sha256Update } from "./sha256";
 import { atBoundary, consumedBytes, pushedBytes, streamClose, streamOpen, streamPush } from "./stream";
 import { xxh64 } from "./xxh64";
 import { zstdDecompress } from "./zstd";
@@ -64,6 +64,11 @@ export function hash_sha256Open(): usize {
 export function hash_sha256Update(handle: u32, data: usize, size: usize): void {
   sha256Update(handle, data, size);
   endCall();
+}
+
+export function hash_sha256Peek(handle: u32): usize {
+  sha256Peek(handle, digest);
+  return list(digest, DIGEST_BYTES);
 }
 
 export function hash_sha256Finish(handle: u32): usize {

@@ -191,6 +191,17 @@ export function sha256Update(handle: u32, src: usize, size: usize): void {
   if (stream != 0) update(stream, src, size);
 }
 
+/** Digests what a stream was given so far; 32 bytes go to `dst`, zeros for an unknown handle. */
+export function sha256Peek(handle: u32, dst: usize): void {
+  const stream = streamOf(handle);
+  if (stream == 0) {
+    memory.fill(dst, 0, STATE_BYTES);
+    return;
+  }
+  memory.copy(ONE_SHOT, stream, STREAM_BYTES);
+  finish(ONE_SHOT, dst);
+}
+
 /** Ends a stream; 32 bytes go to `dst`, zeros for an unknown handle. */
 export function sha256Finish(handle: u32, dst: usize): void {
   const stream = streamOf(handle);

@@ -52,6 +52,8 @@ export function fromHex(hex: string): Uint8Array {
 /** A streaming hash; `digest` ends it. */
 export interface Hasher {
   update(data: Uint8Array): void;
+  /** The digest of what was given so far; the hash goes on. */
+  peek(): Uint8Array;
   digest(): Uint8Array;
 }
 

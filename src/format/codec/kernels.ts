@@ -129,6 +129,10 @@ function sha256Streams(hash: Root["hash"]): () => Hasher & Disposable {
         guardSize("update a SHA-256", data.length, 0);
         call("update a SHA-256", "", () => hash.sha256Update(handle, data));
       },
+      peek() {
+        if (!open) throw new NydusError("EFAULT", "Cannot digest a SHA-256: it has ended");
+        return call("digest a SHA-256", "", () => hash.sha256Peek(handle));
+      },
       digest() {
         const digest = call("end a SHA-256", "", end);
         if (digest === undefined) throw new NydusError("EFAULT", "Cannot end a SHA-256: it has ended");

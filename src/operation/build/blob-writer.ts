@@ -41,7 +41,6 @@ export class BlobWriter {
   readonly #codecs: Codecs;
   readonly #options: ChunkOptions;
   readonly #whole: Hasher;
-  readonly #data: Hasher;
   readonly #chunks: ChunkRecord[] = [];
   readonly #known = new Map<string, ChunkRecord>();
   readonly #toc: TocEntry[] = [];
@@ -53,7 +52,6 @@ export class BlobWriter {
     this.#codecs = codecs;
     this.#options = options;
     this.#whole = codecs.sha256();
-    this.#data = codecs.sha256();
   }
 
   /**
@@ -72,7 +70,7 @@ export class BlobWriter {
       const known = this.#known.get(key);
       if (known !== undefined && known.sizeBytes === sizeBytes) {
         records.push(known);
-        await this.#writeData(encoded.stored.subarray(runStart, at));
+        await this.#write(encoded.stored.subarray(runStart, at));
         runStart = at + storedBytes;
       } else {
         const blobOffset = this.#offset + (at - runStart);
@@ -83,7 +81,7 @@ export class BlobWriter {
       }
       at += storedBytes;
     }
-    await this.#writeData(encoded.stored.subarray(runStart, at));
+    await this.#write(encoded.stored.subarray(runStart, at));
     return records;
   }
 
@@ -120,22 +118,11 @@ export class BlobWriter {
     return record;
   }
 
-  async #writeData(bytes: Uint8Array): Promise<void> {
-    if (bytes.length === 0) return;
-    this.#data.update(bytes);
-    await this.#write(bytes);
-  }
-
   async #write(bytes: Uint8Array): Promise<void> {
+    if (bytes.length === 0) return;
     this.#whole.update(bytes);
     this.#offset += bytes.length;
     await this.#sink.write(bytes);
-  }
-
-  /** Describes a part that has just been written, ending at the present offset. */
-  #tocEntry(name: string, compressor: "none" | "zstd" | "lz4_block", content: PartContent): void {
-    const { compressedBytes, sizeBytes, digest } = content;
-    this.#toc.push({ name, compressor, offset: this.#offset - compressedBytes, compressedBytes, sizeBytes, digest });
   }
 
   /** Writes one part in the smaller of its two forms. */
@@ -147,18 +134,23 @@ export class BlobWriter {
     const offset = this.#offset;
     await this.#write(stored);
     const digest = this.#codecs.digest("sha256", content);
-    this.#tocEntry(name, used, { compressedBytes: stored.length, sizeBytes: content.length, digest });
-    return { compressor: used, offset, compressedBytes: stored.length };
+    const form: PartForm = { compressor: used, offset, compressedBytes: stored.length };
+    this.#toc.push({ name, ...form, sizeBytes: content.length, digest });
+    return form;
   }
 
   /** Chunk information, its header, and the chunk digests: what a reader of the data needs, behind the data. */
   async #writeChunkTables(): Promise<{ ci: PartForm & { bytes: number }; metaFile: Uint8Array }> {
     const dataBytes = this.#offset;
-    const tarHeader = encodeTarHeader(TOC_NAMES.data, dataBytes);
-    this.#data.update(tarHeader); // nydus-image's digest of this one entry takes in the header behind it
-    const data = { compressedBytes: dataBytes, sizeBytes: this.#deviceBytes, digest: this.#data.digest() };
-    this.#tocEntry(TOC_NAMES.data, "none", data);
-    await this.#write(tarHeader);
+    await this.#write(encodeTarHeader(TOC_NAMES.data, dataBytes));
+    this.#toc.push({
+      name: TOC_NAMES.data,
+      compressor: "none",
+      offset: 0,
+      compressedBytes: dataBytes,
+      sizeBytes: this.#deviceBytes,
+      digest: this.#whole.peek(), // of the stored form and its tar header, as nydus-image has it for this entry
+    });
     const info = encodeChunkInfoV1(this.#chunks);
     const ci = await this.#writePart(TOC_NAMES.meta, this.#options.compressor, info);
     const header = encodeBlobMetaHeader({
@@ -219,13 +211,6 @@ export class BlobWriter {
       metaDigest: new Uint8Array(DIGEST_BYTES),
     };
   }
-}
-
-interface PartContent {
-  readonly compressedBytes: number;
-  readonly sizeBytes: number;
-  /** SHA-256 of the content, decompressed. */
-  readonly digest: Uint8Array;
 }
 
 interface PartForm {

@@ -161,6 +161,19 @@ describe("sha256Stream()", () => {
     }
   });
 
+  test("peek() digests what was given so far and the stream goes on", () => {
+    for (const length of [0, 1, 55, 56, 63, 64, 65, 1000]) {
+      const data = pattern(length);
+      using stream = kernels.sha256Stream();
+      stream.update(data);
+      const once = createHash("sha256").update(data).digest("hex");
+      expect(toHex(stream.peek())).toBe(once);
+      expect(toHex(stream.peek())).toBe(once);
+      stream.update(data);
+      expect(toHex(stream.digest())).toBe(createHash("sha256").update(data).update(data).digest("hex"));
+    }
+  });
+
   test("keeps 16 open streams apart and refuses a 17th with EBUSY until one ends", () => {
     const streams = Array.from({ length: 16 }, () => kernels.sha256Stream());
     for (let part = 0; part < 50; part++) streams.forEach((stream, i) => void stream.update(pattern(part + i)));
