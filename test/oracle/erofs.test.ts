@@ -1,9 +1,10 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { linkSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { bytesOfKey } from "../../src/base/bytes.ts";
+import { ErofsReader } from "../../src/format/erofs/reader.ts";
 import { needsBlobMeta } from "../../src/format/rafs/blob-table.ts";
 import { checkBootstrap } from "../../src/format/rafs/check.ts";
 import { openRafs, type RafsImage } from "../../src/format/rafs/image.ts";
@@ -14,10 +15,12 @@ import { diffTrees, readTree, type TreeEntry, treeOf } from "../kit/tree.ts";
 import {
   bootstrapsOf,
   devicesOf,
+  entriesOfImage,
   entriesOfTree,
   FakeBlob,
   patternDevice,
   pythonText,
+  randomOf,
   randomTree,
   variants,
 } from "../unit/format/rafs/samples.ts";
@@ -223,5 +226,70 @@ describe("what is at the limits of the format", () => {
   test.skipIf(fsck === null)("passes fsck.erofs and our own check", () => {
     expect(fsckImage(bootstrap, devices)).toBe("");
     expect(checkBootstrap(bootstrap).findings).toEqual([]);
+  });
+});
+
+/** A directory of files, links, devices and attributes for mkfs.erofs. */
+function sourceDirectory(): string {
+  const dir = join(scratch, "source");
+  mkdirSync(join(dir, "sub", "deep"), { recursive: true });
+  const random = randomOf(9);
+  for (const size of [0, 1, 4095, 4096, 4097, 8192, 70_000, 300_000]) {
+    writeFileSync(
+      join(dir, `f${size}`),
+      Uint8Array.from({ length: size }, () => random() * 256),
+    );
+  }
+  const zeros = new Uint8Array(40_000);
+  zeros[39_999] = 1;
+  writeFileSync(join(dir, "sparse"), zeros);
+  for (let i = 0; i < 900; i++) writeFileSync(join(dir, "sub", `name-${i}-${"y".repeat(i % 40)}`), "");
+  symlinkSync("sub/deep", join(dir, "link"));
+  symlinkSync("z".repeat(3000), join(dir, "long"));
+  linkSync(join(dir, "f4097"), join(dir, "sub", "hard"));
+  spawnSync("mkfifo", [join(dir, "fifo")]);
+  spawnSync("mknod", [join(dir, "device"), "c", "300", "70000"]);
+  for (const name of ["f1", "f4096", "f70000", "sub"]) {
+    spawnSync("setfattr", [
+      "-n",
+      "user.shared",
+      "-v",
+      "the same value for several files, long enough",
+      join(dir, name),
+    ]);
+  }
+  spawnSync("setfattr", ["-n", "trusted.one", "-v", "x", join(dir, "f0")]);
+  spawnSync("setfacl", ["-m", "u:1:rwx", join(dir, "f1")]);
+  spawnSync("setfacl", ["-d", "-m", "u:2:r", join(dir, "sub")]);
+  spawnSync("find", [dir, "-exec", "touch", "-h", "-d", "@1700000000", "{}", ";"]);
+  return dir;
+}
+
+describe("images of mkfs.erofs", () => {
+  const mkfs = Bun.which("mkfs.erofs");
+  const usable = isRoot && mkfs !== null && Bun.which("setfacl") !== null;
+  const source = usable ? sourceDirectory() : "";
+  const cases: [string, string[]][] = [
+    ["as it comes", []],
+    ["with compact inodes", ["-Eforce-inode-compact", "-T1700000000"]],
+    ["with extended inodes", ["-Eforce-inode-extended"]],
+    ["with shared attributes", ["-x1"]],
+    ["with attributes inline", ["-x1000000"]],
+    ["with nothing inline", ["-Enoinline_data"]],
+    ["with block maps", ["--chunksize=4096"]],
+    ["with chunk indexes", ["--chunksize=8192", "-Eforce-chunk-indexes"]],
+    ["with a device for the data", ["--chunksize=4096", `--blobdev=${join(scratch, "blobdev")}`]],
+  ];
+  test.skipIf(!usable).each(cases)("%s: the reader shows the directory", async (_, options) => {
+    const path = join(scratch, "mkfs.erofs");
+    rmSync(path, { force: true });
+    const made = spawnSync(mkfs as string, [...options, path, source], { encoding: "utf8" });
+    expect(made.status).toBe(0);
+    const erofs = new ErofsReader(new Uint8Array(readFileSync(path)));
+    const devices = erofs.devices.map(() => new Uint8Array(readFileSync(join(scratch, "blobdev"))));
+    expect(devices.length).toBe(options.some((option) => option.startsWith("--blobdev")) ? 1 : 0);
+    const found = entriesOfImage(erofs, devices);
+    expect(found.length).toBeGreaterThan(900);
+    expect(diffTrees(await treeOf(source), found)).toEqual([]);
   });
 });

@@ -34,6 +34,7 @@ export interface Device {
   readonly slot: number;
   /** What the tag says up to its first NUL, latin-1: for RAFS the blob id. */
   readonly tag: string;
+  /** 0 when the image does not say (mkfs.erofs 1.5); never so in RAFS. */
   readonly blocks: number;
   /** First block in the unified address space; 0 when the device has none. */
   readonly uniaddr: number;

@@ -157,7 +157,7 @@ function locate(area: ExtentArea, inode: Inode, run: Run): Extent {
   }
   const device = area.devices[run.device - 1];
   if (device === undefined) throw mapError(inode, `device ${run.device} of ${area.devices.length}`);
-  if (run.address + length > device.blocks * BLOCK_BYTES) {
+  if (device.blocks > 0 && run.address + length > device.blocks * BLOCK_BYTES) {
     throw mapError(inode, `${length} bytes at ${run.address} end past device ${run.device}, ${device.blocks} blocks`);
   }
   return { kind: "device", device: run.device, deviceOffset: run.address, fileOffset, length };

@@ -237,6 +237,11 @@ class Checker {
     const index = ChunkIndex.read(image.bytes, chunkIndexOffset(inode) + i * ChunkIndex.sizeBytes);
     const number = ((index.deviceId >>> 8) << 16) | index.startblkHi;
     const blob = this.#rows[(index.deviceId & DEVICE_MASK) - 1];
+    // of a file in one piece the kernel reads the first index only, nydusd all of them
+    const [extent] = image.erofs.extents(inode.nid, i * image.chunkBytes, 1);
+    if (extent?.kind === "device" && extent.deviceOffset !== index.startblkLo * BLOCK_BYTES) {
+      return `block ${index.startblkLo}, the kernel reads ${extent.deviceOffset / BLOCK_BYTES}`;
+    }
     if (blob === undefined) return `device ${index.deviceId & DEVICE_MASK} has no chunks`;
     const position = blob.rows.find(index.startblkLo * BLOCK_BYTES);
     if (position < 0) return `no row for block ${index.startblkLo} of device ${index.deviceId & DEVICE_MASK}`;

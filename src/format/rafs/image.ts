@@ -73,7 +73,8 @@ function checkDevices(erofs: ErofsReader, blobs: readonly BlobInfo[]): void {
     if (device?.tag !== blob.id) {
       throw new NydusError("EUCLEAN", `Cannot open bootstrap: device ${blob.deviceSlot} is not blob ${blob.id}`);
     }
-    if (device.blocks * erofs.blockBytes > blob.deviceBytes + erofs.blockBytes) {
+    const excess = device.blocks * erofs.blockBytes - blob.deviceBytes;
+    if (device.blocks < 1 || excess >= erofs.blockBytes) {
       const found = `device ${blob.deviceSlot} has ${device.blocks} blocks, its blob ${blob.deviceBytes} bytes`;
       throw new NydusError("EUCLEAN", `Cannot open bootstrap: ${found}`);
     }

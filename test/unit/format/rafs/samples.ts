@@ -3,6 +3,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { keyOfBytes } from "../../../../src/base/bytes.ts";
 import type { Compressor } from "../../../../src/format/codec/codecs.ts";
+import type { ErofsReader } from "../../../../src/format/erofs/reader.ts";
 import { blobMetaFileOf, blobMetaRange } from "../../../../src/format/rafs/blob-meta.ts";
 import { type BlobRecord, needsBlobMeta } from "../../../../src/format/rafs/blob-table.ts";
 import type { ChunkMap } from "../../../../src/format/rafs/chunk-map.ts";
@@ -133,12 +134,11 @@ export function pythonText(bytes: Uint8Array): string {
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
 const octal = (mode: number): string => mode.toString(8).padStart(4, "0");
 
-/** What tree.py would print of an image, by the reader alone; file contents from `devices`. */
-export function entriesOfImage(image: RafsImage, devices?: readonly Uint8Array[]): TreeEntry[] {
-  const { erofs } = image;
+/** What tree.py would print of an image, by the reader alone; file contents from the image and from `devices`. */
+export function entriesOfImage(erofs: ErofsReader, devices: readonly Uint8Array[]): TreeEntry[] {
   const entries: TreeEntry[] = [];
   const visit = (nid: number, path: string): void => {
-    entries.push(entryOf(image, nid, path, devices));
+    entries.push(entryOf(erofs, { nid, path }, devices));
     if (erofs.inode(nid).type !== "dir") return;
     for (const child of erofs.readdir(nid)) {
       const name = keyOfBytes(child.name);
@@ -149,32 +149,36 @@ export function entriesOfImage(image: RafsImage, devices?: readonly Uint8Array[]
   return entries;
 }
 
-function entryOf(image: RafsImage, nid: number, path: string, devices?: readonly Uint8Array[]): TreeEntry {
-  const { erofs } = image;
-  const inode = erofs.inode(nid);
-  const xattrs = erofs.xattrs(nid).map(({ name, value }) => [keyOfBytes(name), hex(value)] as const);
+function entryOf(erofs: ErofsReader, at: { nid: number; path: string }, devices: readonly Uint8Array[]): TreeEntry {
+  const inode = erofs.inode(at.nid);
+  const xattrs = erofs.xattrs(at.nid).map(({ name, value }) => [keyOfBytes(name), hex(value)] as const);
   const isDevice = inode.type === "char" || inode.type === "block";
   return {
-    path: path || "/",
+    path: at.path || "/",
     type: inode.type,
     mode: octal(inode.mode),
     uid: inode.uid,
     gid: inode.gid,
     mtime: (BigInt(inode.mtimeSec) * 1_000_000_000n + BigInt(inode.mtimeNsec)).toString(),
-    ...(inode.type === "file" ? { size: inode.sizeBytes, nlink: inode.nlink } : {}),
-    ...(inode.type === "file" && devices !== undefined ? { sha256: contentSha256(image, nid, devices) } : {}),
-    ...(inode.type === "symlink" ? { target: pythonText(erofs.readlink(nid)) } : {}),
+    ...(inode.type === "file"
+      ? { size: inode.sizeBytes, nlink: inode.nlink, sha256: contentSha256(erofs, at.nid, devices) }
+      : {}),
+    ...(inode.type === "symlink" ? { target: pythonText(erofs.readlink(at.nid)) } : {}),
     ...(isDevice ? { rdev: [inode.rdevMajor, inode.rdevMinor] } : {}),
     ...(xattrs.length > 0 ? { xattrs: Object.fromEntries(xattrs) } : {}),
   };
 }
 
-function contentSha256(image: RafsImage, nid: number, devices: readonly Uint8Array[]): string {
+function contentSha256(erofs: ErofsReader, nid: number, devices: readonly Uint8Array[]): string {
   const hash = createHash("sha256");
-  for (const extent of image.erofs.extents(nid, 0, Number.MAX_SAFE_INTEGER)) {
-    if (extent.kind !== "device") throw new Error(`extent is ${extent.kind}`);
-    const device = devices[extent.device - 1] as Uint8Array;
-    hash.update(device.subarray(extent.deviceOffset, extent.deviceOffset + extent.length));
+  for (const extent of erofs.extents(nid, 0, Number.MAX_SAFE_INTEGER)) {
+    if (extent.kind === "hole") {
+      hash.update(new Uint8Array(extent.length));
+      continue;
+    }
+    const source = extent.kind === "meta" ? erofs.bytes : (devices[extent.device - 1] as Uint8Array);
+    const start = extent.kind === "meta" ? extent.offset : extent.deviceOffset;
+    hash.update(source.subarray(start, start + extent.length));
   }
   return hash.digest("hex");
 }
