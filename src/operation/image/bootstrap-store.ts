@@ -1,0 +1,200 @@
+import { mkdir, mkdtemp, readFile, rename, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { keyOfBytes } from "../../base/bytes.ts";
+import { hexOf, parseDigest, toHex } from "../../base/digest.ts";
+import { asNydusError, inPlace, NydusError } from "../../base/errors.ts";
+import { syncDirectory } from "../../content/store/file-io.ts";
+import { StagedFile } from "../../content/store/staged-file.ts";
+import type { ImageSource } from "../../content/store/store.ts";
+import type { Codecs } from "../../format/codec/codecs.ts";
+import { JsonReader } from "../../format/oci/json.ts";
+import type { Descriptor } from "../../format/oci/manifest.ts";
+import { layerFormat } from "../../format/oci/media-type.ts";
+import { readTar, type TarEntry } from "../../format/tar/reader.ts";
+import { untilVerified, verifiedLayerBytes } from "../build/layer-bytes.ts";
+
+/** Limits of what a bootstrap layer may unpack to. */
+export const BOOTSTRAP_LIMITS = {
+  /** Bytes of image.boot: some ten million files. */
+  bootstrapBytes: 2 ** 31,
+  /** Bytes of all blob meta files together. */
+  metaBytes: 2 ** 29,
+  /** Entries in the layer; one a blob, and a few. */
+  entries: 4096,
+} as const;
+
+/** Where image.boot may be in a bootstrap layer; the second is that of old images. */
+const BOOTSTRAP_PATHS = ["image/image.boot", "image.boot"];
+const BOOTSTRAP_FILE = "image.boot";
+const META_PATH = /^(?:image\/)?([0-9a-f]{64})\.blob\.meta$/;
+/** Lists the files of a stored bootstrap with their digests. */
+const LIST_FILE = "files.json";
+
+/** A bootstrap layer, unpacked into the state directory. */
+export interface StoredBootstrap {
+  readonly path: string;
+  /** Path of the `.blob.meta` file by blob id. */
+  readonly metaPaths: ReadonlyMap<string, string>;
+}
+
+/** What unpacking needs. */
+export interface BootstrapContext {
+  /** Directory of all state. */
+  readonly root: string;
+  readonly codecs: Codecs;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * The bootstrap of an image, from the state directory if it is there and whole, else from the image's bootstrap layer.
+ * @throws EBADMSG, EUCLEAN a damaged layer; ENOTSUP an encrypted one; EIO, ENOSPC
+ */
+export async function storeBootstrap(
+  source: ImageSource,
+  layer: Descriptor,
+  context: BootstrapContext,
+): Promise<StoredBootstrap> {
+  const parent = join(context.root, "bootstraps");
+  const dir = join(parent, hexOf(parseDigest(layer.digest)));
+  const there = await readStored(dir, context.codecs);
+  if (there !== undefined) return there;
+  const staging = await makeStaging(parent);
+  try {
+    await inPlace({ digest: layer.digest }, () => unpackLayer(source, layer, { ...context, dir: staging }));
+    await syncDirectory(staging);
+    await place(staging, dir);
+    await syncDirectory(parent);
+  } catch (error) {
+    throw asNydusError(error, { path: dir });
+  } finally {
+    await rm(staging, { recursive: true, force: true });
+  }
+  const stored = await readStored(dir, context.codecs);
+  if (stored === undefined)
+    throw new NydusError("EIO", "Cannot store bootstrap: it changed on the disk", { path: dir });
+  return stored;
+}
+
+async function makeStaging(parent: string): Promise<string> {
+  try {
+    await mkdir(parent, { recursive: true, mode: 0o700 });
+    return await mkdtemp(join(parent, ".unpacking-"));
+  } catch (error) {
+    throw asNydusError(error, { path: parent });
+  }
+}
+
+/** Gives the directory its name. Another process may have been first: its is as good, unless it is damaged. */
+async function place(staging: string, dir: string): Promise<void> {
+  try {
+    await rename(staging, dir);
+  } catch (error) {
+    if (asNydusError(error).code !== "EEXIST") throw error;
+    const aside = `${staging}.old`;
+    await rename(dir, aside);
+    await rename(staging, dir);
+    await rm(aside, { recursive: true, force: true });
+  }
+}
+
+interface ListedFile {
+  readonly name: string;
+  readonly sha256: string;
+}
+
+/** @returns undefined unless every listed file is there with its digest */
+async function readStored(dir: string, codecs: Codecs): Promise<StoredBootstrap | undefined> {
+  try {
+    const files = parseList(await readFile(join(dir, LIST_FILE)));
+    for (const { name, sha256 } of files) {
+      const hasher = codecs.sha256();
+      hasher.update(await readFile(join(dir, name)));
+      if (toHex(hasher.digest()) !== sha256) return undefined;
+    }
+    const metas = files.filter(({ name }) => name !== BOOTSTRAP_FILE);
+    const metaPaths = new Map(metas.map(({ name }) => [name.slice(0, 64), join(dir, name)]));
+    return { path: join(dir, BOOTSTRAP_FILE), metaPaths };
+  } catch {
+    return undefined; // not there, or not whole: it is made anew
+  }
+}
+
+function parseList(bytes: Uint8Array): ListedFile[] {
+  const read = new JsonReader("list of files");
+  const items = read.array(read.parse(bytes)["files"], "files", BOOTSTRAP_LIMITS.entries);
+  const files = items.map((item) => {
+    const { name, sha256 } = read.object(item, "file");
+    return { name: read.string(name, "name"), sha256: read.string(sha256, "sha256") };
+  });
+  const isComplete = files.some(({ name }) => name === BOOTSTRAP_FILE);
+  const isOurs = files.every(({ name }) => name === BOOTSTRAP_FILE || META_PATH.test(name));
+  if (!isComplete || !isOurs) throw read.bad("files", undefined, "a bootstrap and blob metas");
+  return files;
+}
+
+/** Unpacks what a bootstrap layer holds into a directory; nothing there counts until all of the layer is verified. */
+async function unpackLayer(
+  source: ImageSource,
+  layer: Descriptor,
+  context: BootstrapContext & { readonly dir: string },
+): Promise<void> {
+  const { codecs, signal, dir } = context;
+  const format = layerFormat(layer.mediaType);
+  const blob = await source.openBlob(layer);
+  const files = new Map<string, string>();
+  try {
+    const watch = { hasher: codecs.sha256(), signal, onBytes: () => undefined };
+    const plain = codecs.decompressStream(format, verifiedLayerBytes(blob, layer, watch));
+    let entries = 0;
+    let metaBytes = 0;
+    for await (const entry of readTar(untilVerified(plain, watch))) {
+      if (++entries > BOOTSTRAP_LIMITS.entries) throw badLayer(`it has more than ${BOOTSTRAP_LIMITS.entries} entries`);
+      const name = wantedName(entry);
+      if (name === undefined) continue;
+      if (files.has(name)) throw badLayer(`it has ${name} twice`);
+      if (name !== BOOTSTRAP_FILE) metaBytes += entry.sizeBytes;
+      const fits =
+        name === BOOTSTRAP_FILE
+          ? entry.sizeBytes <= BOOTSTRAP_LIMITS.bootstrapBytes
+          : metaBytes <= BOOTSTRAP_LIMITS.metaBytes;
+      if (!fits) throw badLayer(`${name} has ${entry.sizeBytes} bytes, which is too many`);
+      files.set(name, await writeEntry(entry, join(dir, name), codecs));
+    }
+  } finally {
+    await blob.close();
+  }
+  if (!files.has(BOOTSTRAP_FILE)) throw badLayer(`it holds no ${BOOTSTRAP_PATHS[0]}`);
+  const list = { files: [...files].map(([name, sha256]) => ({ name, sha256 })) };
+  await using file = await StagedFile.create(dir);
+  await file.write(new TextEncoder().encode(JSON.stringify(list)));
+  await file.placeAs(join(dir, LIST_FILE));
+}
+
+function badLayer(found: string): NydusError {
+  return new NydusError("EUCLEAN", `Cannot read bootstrap layer: ${found}`);
+}
+
+/** Name in the store of an entry that is wanted; the image never chooses a path. */
+function wantedName(entry: TarEntry): string | undefined {
+  const path = keyOfBytes(entry.path);
+  const metaOf = META_PATH.exec(path)?.[1];
+  const name = BOOTSTRAP_PATHS.includes(path)
+    ? BOOTSTRAP_FILE
+    : metaOf === undefined
+      ? undefined
+      : `${metaOf}.blob.meta`;
+  if (name !== undefined && entry.type !== "file") throw badLayer(`${name} is a ${entry.type}, a file wanted`);
+  return name;
+}
+
+/** @returns the content's SHA-256, hex */
+async function writeEntry(entry: TarEntry, path: string, codecs: Codecs): Promise<string> {
+  const hasher = codecs.sha256();
+  await using file = await StagedFile.create(join(path, ".."));
+  for await (const piece of entry.content) {
+    hasher.update(piece);
+    await file.write(piece);
+  }
+  await file.placeAs(path);
+  return toHex(hasher.digest());
+}

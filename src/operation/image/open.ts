@@ -1,0 +1,227 @@
+import { readFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { type Digest, digestOfHex, hexOf } from "../../base/digest.ts";
+import { asNydusError, inPlace, NydusError } from "../../base/errors.ts";
+import { BlobCache } from "../../content/cache/blob-cache.ts";
+import { openBlobOfDir } from "../../content/store/blob-dir.ts";
+import { Closers } from "../../content/store/closers.ts";
+import { openSource } from "../../content/store/open-store.ts";
+import type { ByteSource } from "../../content/store/source.ts";
+import type { ImageSource } from "../../content/store/store.ts";
+import type { Codecs } from "../../format/codec/codecs.ts";
+import {
+  type Descriptor,
+  type Manifest,
+  type Platform,
+  parseManifest,
+  parseManifestOrIndex,
+} from "../../format/oci/manifest.ts";
+import { ANNOTATION } from "../../format/oci/media-type.ts";
+import { hostPlatform, isNydusManifest, selectPlatform } from "../../format/oci/platform.ts";
+import { BLOB_META_HEADER_BYTES, encodeBlobMetaFile } from "../../format/rafs/blob-meta.ts";
+import { type BlobInfo, needsBlobMeta } from "../../format/rafs/blob-table.ts";
+import type { ChunkMap } from "../../format/rafs/chunk-map.ts";
+import { openRafs, type RafsImage } from "../../format/rafs/image.ts";
+import type { CodecPool } from "../../os/codec-pool.ts";
+import { loadCodecs } from "../../os/codecs.ts";
+import { type MappedFile, mapFile } from "../../os/mmap.ts";
+import { BOOTSTRAP_LIMITS, storeBootstrap } from "./bootstrap-store.ts";
+
+/** How {@link openImage} opens. */
+export interface OpenImageOptions {
+  /** Directory of all state: the bootstrap is kept there. */
+  readonly root: string;
+  /** Of an index; this machine's unless given. */
+  readonly platform?: Platform | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** One device of an opened image: the blob behind it, and how to get its bytes. */
+export interface OpenedDevice {
+  /** The blob's id: 64 hex digits. */
+  readonly id: string;
+  /** The blob's digest, which the id is. */
+  readonly digest: Digest;
+  readonly blob: BlobInfo;
+  readonly chunks: ChunkMap;
+  readonly source: ByteSource;
+  /** Of the device, uncompressed. */
+  readonly sizeBytes: number;
+}
+
+/** The image that a bootstrap came in. */
+export interface ImageDocuments {
+  readonly descriptor: Descriptor;
+  readonly manifest: Manifest;
+  readonly manifestBytes: Uint8Array;
+  /** The image's config, as it is. @throws EBADMSG; EIO */
+  readConfig(): Promise<Uint8Array>;
+}
+
+/** A Nydus image that can be mounted, listed and read. Disposing closes its blobs; `bootstrap` is gone then. */
+export interface OpenedImage extends AsyncDisposable {
+  /** What the user called it. */
+  readonly name: string;
+  readonly bootstrapPath: string;
+  /** The mapped bootstrap. */
+  readonly bootstrap: Uint8Array;
+  readonly rafs: RafsImage;
+  /** `devices[slot - 1]`, as the bootstrap's device table has them. */
+  readonly devices: readonly OpenedDevice[];
+  /** The same, for those who read the blobs themselves. */
+  readonly blobs: readonly OpenedDevice[];
+  /** Where the image is more than a bootstrap. */
+  readonly documents?: ImageDocuments;
+}
+
+/**
+ * Opens a Nydus image by its name: the manifest for the platform, the bootstrap of its last layer (unpacked once into
+ * the state directory), and each device's blob. Blobs are found by the device table: their order in the manifest is
+ * the converter's affair.
+ * @throws ENOENT no such image or platform, or a blob that no layer is; EINVAL a name that is none, or a plain OCI
+ *   image; ENOTSUP another RAFS version; EBADMSG, EUCLEAN damaged; EIO
+ */
+export async function openImage(name: string, options: OpenImageOptions): Promise<OpenedImage> {
+  await using stack = new Closers();
+  const { root, signal = new AbortController().signal } = options;
+  const source = stack.use(await openSource(name, { root, signal }));
+  const { descriptor, bytes } = await chooseManifest(source, options.platform ?? hostPlatform(process.arch));
+  const manifest = parseManifest(bytes, descriptor.mediaType);
+  const bootstrapLayer = bootstrapLayerOf(manifest, source.name);
+  const codecs = await loadCodecs();
+  const stored = await storeBootstrap(source, bootstrapLayer, { root, codecs, signal });
+  const layers = new Map(manifest.layers.slice(0, -1).map((layer) => [hexOf(layer.digest), layer]));
+  const readMeta = async (id: string): Promise<Uint8Array | undefined> => {
+    const path = stored.metaPaths.get(id);
+    return path === undefined ? undefined : await readFile(path);
+  };
+  const openBlob = (id: string): Promise<ByteSource> => {
+    const layer = layers.get(id);
+    if (layer !== undefined) return source.openBlob(layer);
+    const digest = digestOfHex(id);
+    throw new NydusError("ENOENT", `Cannot open image ${source.name}: no layer is this blob of its bootstrap`, {
+      digest,
+    });
+  };
+  const opened = await openParts({ name: source.name, bootstrapPath: stored.path, openBlob, readMeta, codecs }, stack);
+  const readConfig = (): Promise<Uint8Array> => source.readBlob(manifest.config);
+  return { ...opened, documents: { descriptor, manifest, manifestBytes: bytes, readConfig } };
+}
+
+async function chooseManifest(
+  source: ImageSource,
+  platform: Platform,
+): Promise<{ readonly descriptor: Descriptor; readonly bytes: Uint8Array }> {
+  const top = await source.root();
+  const parsed = parseManifestOrIndex(top.bytes, top.descriptor.mediaType);
+  if (parsed.kind === "manifest") return top;
+  const descriptor = selectPlatform(parsed.index.manifests, platform, isNydusManifest);
+  return { descriptor, bytes: await source.readBlob(descriptor) };
+}
+
+/** The layer that holds the bootstrap: always the last, and it says so. */
+function bootstrapLayerOf(manifest: Manifest, name: string): Descriptor {
+  const last = manifest.layers.at(-1);
+  if (last?.annotations?.[ANNOTATION.nydusBootstrap] === "true") return last;
+  const message = `Cannot open ${name}: it is a plain OCI image; convert it first: nydus convert ${name} TARGET`;
+  throw new NydusError("EINVAL", message);
+}
+
+/**
+ * Opens a bootstrap file with its blobs in a directory, where they are named by their ids.
+ * @throws ENOENT no such file, or a blob that is not in the directory; EUCLEAN, ENOTSUP as {@link openImage}
+ */
+export async function openBootstrap(path: string, options: { readonly blobDir: string }): Promise<OpenedImage> {
+  await using stack = new Closers();
+  const openBlob = (id: string): Promise<ByteSource> => openBlobOfDir(options.blobDir, id);
+  const readMeta = async (id: string): Promise<Uint8Array | undefined> => {
+    try {
+      return await readFile(join(options.blobDir, `${id}.blob.meta`));
+    } catch (error) {
+      if (asNydusError(error).code === "ENOENT") return undefined;
+      throw asNydusError(error, { digest: digestOfHex(id) });
+    }
+  };
+  const codecs = await loadCodecs();
+  return await openParts({ name: basename(path), bootstrapPath: path, openBlob, readMeta, codecs }, stack);
+}
+
+interface ImageParts {
+  readonly name: string;
+  readonly bootstrapPath: string;
+  readonly openBlob: (id: string) => Promise<ByteSource>;
+  /** The content of the blob's `.blob.meta` file where there is one beside the bootstrap. */
+  readonly readMeta: (id: string) => Promise<Uint8Array | undefined>;
+  readonly codecs: Codecs;
+}
+
+/** @param stack what the image is to close; taken over when all has gone well */
+async function openParts(parts: ImageParts, stack: Closers): Promise<OpenedImage> {
+  const { name, bootstrapPath } = parts;
+  const file: MappedFile = stack.use(mapFile(bootstrapPath));
+  const rafs = await inPlace({ path: bootstrapPath }, async () => openRafs(checkedSize(file.bytes)));
+  const devices: OpenedDevice[] = [];
+  for (const blob of rafs.blobs) {
+    const digest = digestOfHex(blob.id);
+    const source = await inPlace({ digest }, () => parts.openBlob(blob.id));
+    stack.defer(() => source.close());
+    const chunks = await inPlace({ digest }, async () =>
+      rafs.chunkMap(blob.index, await blobMetaOf(parts, blob, source)),
+    );
+    devices.push({ id: blob.id, digest, blob, chunks, source, sizeBytes: blob.deviceBytes });
+  }
+  const owned = stack.move();
+  const dispose = (): Promise<void> => owned[Symbol.asyncDispose]();
+  return { name, bootstrapPath, bootstrap: file.bytes, rafs, devices, blobs: devices, [Symbol.asyncDispose]: dispose };
+}
+
+function checkedSize(bytes: Uint8Array): Uint8Array {
+  if (bytes.length <= BOOTSTRAP_LIMITS.bootstrapBytes) return bytes;
+  throw new NydusError("EUCLEAN", `Cannot open bootstrap: ${bytes.length} bytes are too many`);
+}
+
+/** The blob's meta where its chunk map needs one: from beside the bootstrap, else from the blob itself. */
+async function blobMetaOf(parts: ImageParts, blob: BlobInfo, source: ByteSource): Promise<Uint8Array | undefined> {
+  if (!needsBlobMeta(blob)) return undefined;
+  const file = await parts.readMeta(blob.id);
+  if (file !== undefined) return file;
+  // Not verified, and no need to be: whatever it says, a chunk is only taken when its digest is right.
+  if (blob.ciBytes > BOOTSTRAP_LIMITS.metaBytes) {
+    throw new NydusError("EUCLEAN", `Cannot read blob meta: ${blob.ciBytes} bytes are too many`);
+  }
+  const end = blob.ciOffset + blob.ciCompressedBytes + BLOB_META_HEADER_BYTES;
+  if (end > source.sizeBytes) {
+    throw new NydusError("EUCLEAN", `Cannot read blob meta: it ends at ${end}, the blob at ${source.sizeBytes}`);
+  }
+  const bytes = await source.readAt({ start: blob.ciOffset, end });
+  const packed = bytes.subarray(0, blob.ciCompressedBytes);
+  const ci = parts.codecs.decompress(blob.ciCompressor, packed, blob.ciBytes);
+  return encodeBlobMetaFile(ci, bytes.subarray(blob.ciCompressedBytes));
+}
+
+/**
+ * Opens a cache for each device of an image, in the state directory: `caches[slot - 1]`. Close them before the image.
+ * @throws ENOSPC, EPERM, EIO
+ */
+export async function openDeviceCaches(
+  image: Pick<OpenedImage, "devices">,
+  options: { readonly root: string; readonly pool: CodecPool; readonly readTimeoutMs?: number | undefined },
+): Promise<BlobCache[]> {
+  await using stack = new Closers();
+  const { root, pool, readTimeoutMs } = options;
+  const caches: BlobCache[] = [];
+  for (const { id, chunks, source, sizeBytes } of image.devices) {
+    const cache = await BlobCache.open({
+      dir: join(root, "cache"),
+      id,
+      chunks,
+      source,
+      pool,
+      sizeBytes,
+      readTimeoutMs,
+    });
+    caches.push(stack.use(cache));
+  }
+  stack.move();
+  return caches;
+}
