@@ -1,0 +1,53 @@
+import { createHash } from "node:crypto";
+// names differ by runtime and version: a named import of one that is missing would not load
+import * as zlib from "node:zlib";
+import type { Hasher } from "../base/digest.ts";
+import { NydusError } from "../base/errors.ts";
+import { loadZstdWasm } from "../format/codec/compress.ts";
+import type { NativeCodecs } from "../format/codec/make-codecs.ts";
+import { gunzipStream, zstdFrameStream } from "./native-stream.ts";
+
+/** zstd's levels, `--ultra` ones too. */
+const ZSTD_LEVEL_MAX = 22;
+
+const hasZstd = typeof zlib.zstdCompressSync === "function";
+
+function sha256(data: Uint8Array): Uint8Array {
+  return createHash("sha256").update(data).digest();
+}
+
+function sha256Stream(): Hasher {
+  const hash = createHash("sha256");
+  return {
+    update: (data) => void hash.update(data),
+    peek: () => hash.copy().digest(),
+    digest: () => hash.digest(),
+  };
+}
+
+function zstdCompress(data: Uint8Array, level: number): Uint8Array {
+  if (!Number.isInteger(level) || level < 1 || level > ZSTD_LEVEL_MAX) {
+    throw new NydusError("EINVAL", `Cannot compress by zstd: level ${level}, 1 to ${ZSTD_LEVEL_MAX} wanted`);
+  }
+  if (typeof Bun !== "undefined") return Bun.zstdCompressSync(data, { level });
+  return zlib.zstdCompressSync(data, { params: { [zlib.constants.ZSTD_c_compressionLevel]: level } });
+}
+
+/** A frame that declares `sizeBytes`: Bun's decoder allocates what the frame declares and writes no more. */
+function zstdDecompress(frame: Uint8Array, sizeBytes: number): Uint8Array {
+  if (typeof Bun !== "undefined") return Bun.zstdDecompressSync(frame);
+  return zlib.zstdDecompressSync(frame, { maxOutputLength: Math.max(1, sizeBytes) });
+}
+
+/** What this runtime can compress: the core decodes only. */
+export function nativeCompression(): NativeCodecs {
+  return hasZstd ? { zstdCompress } : {};
+}
+
+/** The codecs that this runtime brings; where it has no zstd, the decoder of the package zstd-wasm if that loads. */
+export async function nativeCodecs(): Promise<NativeCodecs> {
+  const shared: NativeCodecs = { sha256, sha256Stream, gunzipStream };
+  if (hasZstd && zstdFrameStream !== undefined) return { ...shared, zstdCompress, zstdDecompress, zstdFrameStream };
+  const zstdWasm = await loadZstdWasm();
+  return zstdWasm === undefined ? shared : { ...shared, zstdDecompress: zstdWasm };
+}
