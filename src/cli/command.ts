@@ -9,6 +9,8 @@ export interface CliContext {
   readonly debug: boolean;
   /** Aborted by SIGINT, SIGTERM and SIGHUP. */
   readonly signal: AbortSignal;
+  /** From now on the command handles these signals itself. */
+  releaseSignals(): void;
 }
 
 /** A command: its help, its arguments, and what it does. */

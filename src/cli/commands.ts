@@ -12,7 +12,7 @@ export const COMMAND_GROUPS = [
     "Image commands",
     {
       convert: {
-        summary: "Convert an image to Nydus",
+        summary: "Convert an image to Nydus (RAFS v6)",
         load: async () => (await import("./commands/convert.ts")).convertCommand,
       },
       inspect: {

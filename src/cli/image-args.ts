@@ -31,7 +31,7 @@ export type ImageChoice = { readonly name: string } | { readonly bootstrapPath: 
 /**
  * The image that the arguments mean, and the positionals that are left.
  * @param positionals the command's, IMAGE first; with --bootstrap there is no IMAGE among them
- * @throws EINVAL neither or both
+ * @throws EINVAL neither, or a positional too many
  */
 export function chooseImage(
   args: ImageArguments,
@@ -43,6 +43,9 @@ export function chooseImage(
     throw new NydusError("EINVAL", "Flags --bootstrap and --blob-dir go together");
   }
   if (bootstrap !== undefined && blobDir !== undefined) {
+    // The IMAGE that is not given leaves a place that nothing may take.
+    const extra = words[positionals.length - 1];
+    if (extra !== undefined) throw new NydusError("EINVAL", `Unexpected argument ${JSON.stringify(extra)}`);
     return { image: { bootstrapPath: bootstrap, blobDir }, rest: words };
   }
   const [name, ...rest] = words;
@@ -68,7 +71,12 @@ export async function withImage<T>(
   return await use({ image, pool });
 }
 
-function openChosen(choice: ImageChoice, args: ImageArguments, { root, signal }: CliContext): Promise<OpenedImage> {
+/** Opens an image by its name or its parts; the caller closes it. */
+export function openChosen(
+  choice: ImageChoice,
+  args: ImageArguments,
+  { root, signal }: CliContext,
+): Promise<OpenedImage> {
   if ("name" in choice) return openImage(choice.name, { root, signal, platform: platformOf(args.platform) });
   return openBootstrap(choice.bootstrapPath, { blobDir: choice.blobDir });
 }

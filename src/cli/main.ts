@@ -14,21 +14,26 @@ const PROGRAMS = { nydus: () => import("./program.ts").then((program) => program
 const SIGNALS = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1 } as const;
 
 /** Aborts on the first signal; a second one ends the program at once. */
-function signalled(): AbortSignal {
+function listenToSignals(): { readonly signal: AbortSignal; readonly release: () => void } {
   const controller = new AbortController();
-  for (const [name, number] of Object.entries(SIGNALS)) {
-    process.on(name, () => {
+  const listeners = Object.entries(SIGNALS).map(([name, number]) => {
+    const listener = (): void => {
       if (controller.signal.aborted) process.exit(128 + number);
       controller.abort(new NydusError("ECANCELED", `Interrupted by ${name}`));
-    });
-  }
-  return controller.signal;
+    };
+    process.on(name, listener);
+    return [name, listener] as const;
+  });
+  const release = (): void => {
+    for (const [name, listener] of listeners) process.off(name, listener);
+  };
+  return { signal: controller.signal, release };
 }
 
 async function main(): Promise<void> {
   const run = await PROGRAMS.nydus();
   // Sockets kept for reuse and idle threads must not hold the program back.
-  process.exit(await run(process.argv.slice(2), signalled()));
+  process.exit(await run(process.argv.slice(2), listenToSignals()));
 }
 
 const role = threadRole();

@@ -17,23 +17,30 @@ const PROGRAM_ARGS = {
   version: { type: "boolean", alias: "v", description: "Show version and commit" },
 } as const satisfies ArgsDef;
 
+/** The signals that end the program. */
+export interface ProgramSignals {
+  readonly signal: AbortSignal;
+  /** Stops listening to them. */
+  readonly release: () => void;
+}
+
 type Flags = ReadonlyMap<string, string | true>;
 
 /**
  * Runs the command line.
  * @param words without runtime and script
- * @param signal aborted when the program is to end early, with the reason as NydusError
+ * @param signals aborted when the program is to end early, with the reason as NydusError
  * @returns the exit status; every error has been printed
  */
-export async function runProgram(words: readonly string[], signal: AbortSignal): Promise<number> {
+export async function runProgram(words: readonly string[], signals: ProgramSignals): Promise<number> {
   try {
-    return await dispatch(words, signal);
+    return await dispatch(words, signals);
   } catch (error) {
-    return reportFailure(error, words, signal);
+    return reportFailure(error, words, signals.signal);
   }
 }
 
-async function dispatch(words: readonly string[], signal: AbortSignal): Promise<number> {
+async function dispatch(words: readonly string[], signals: ProgramSignals): Promise<number> {
   const [before, [name, ...own]] = withHint("nydus", () => readGlobalFlags(words, PROGRAM_ARGS));
   if (before.flags.has("version")) return printed(`${versionLine()}\n`);
   if (name === undefined && before.flags.has("help")) return printed(programHelp());
@@ -44,7 +51,7 @@ async function dispatch(words: readonly string[], signal: AbortSignal): Promise<
   const given = withHint(`nydus ${name}`, () => readCommandArguments(own, args));
   const flags = new Map([...before.flags, ...given.flags]);
   if (flags.has("help")) return printCommandHelp(name);
-  const run: CommandRun = { context: contextOf(flags, signal), status: 0 };
+  const run: CommandRun = { context: contextOf(flags, signals), status: 0 };
   const ownFlags = new Map([...given.flags].filter(([flag]) => Object.hasOwn(args, flag)));
   await runCommand(command, { rawArgs: toCittyArguments({ ...given, flags: ownFlags }), data: run });
   return run.status;
@@ -81,14 +88,15 @@ async function printed(text: string): Promise<number> {
   return 0;
 }
 
-function contextOf(flags: Flags, signal: AbortSignal): CliContext {
+function contextOf(flags: Flags, signals: ProgramSignals): CliContext {
   const root = flags.get("root");
   return {
     root: stateRoot(typeof root === "string" ? root : undefined, process.env),
     json: flags.has("json"),
     quiet: flags.has("quiet"),
     debug: flags.has("debug"),
-    signal,
+    signal: signals.signal,
+    releaseSignals: signals.release,
   };
 }
 

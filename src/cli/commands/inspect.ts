@@ -59,7 +59,7 @@ Reads metadata only. A chunk is shared when files reference it more than once; "
     const { image: choice } = chooseImage(args, [args.image]);
     return withImage(choice, args, context, async ({ image }) => {
       const report = inspectImage(image);
-      const { manifest } = image;
+      const manifest = image.documents?.manifest;
       if (context.json) await printJson({ ...(manifest && { manifest }), ...report });
       else {
         const layers = manifest === undefined ? "" : `\n${layerTable(manifest.layers)}`;

@@ -25,10 +25,7 @@ const GOLDEN = smallGolden();
 const RAFS = join(GOLDEN, "rafs", "v6-zstd-blake3-64k");
 const TREE = readTree(join(GOLDEN, "tree.jsonl"));
 const encoder = new TextEncoder();
-const sha256 = () => {
-  const hash = createHash("sha256");
-  return { update: (data: Uint8Array) => void hash.update(data), digest: () => new Uint8Array(hash.digest()) };
-};
+const { sha256 } = await loadCodecs();
 
 let dir: string;
 let pool: CodecPool;
