@@ -123,6 +123,7 @@ export class LayerDraft {
     this.#makeParents(path);
     this.#remove(path);
     this.#nodes.add(path);
+    this.#replaced.add(path);
     this.#push(path, "char", { rdevMajor: 0, rdevMinor: 0 });
   }
 
