@@ -1,15 +1,9 @@
 import { NydusError } from "../../base/errors.ts";
 import { formatImageName, type ImageName, parseImageName } from "../../format/oci/transport.ts";
+import { openDockerArchive } from "./docker-archive.ts";
+import { openArchiveSource, openArchiveTarget } from "./oci-archive.ts";
 import { openLayoutSource, openLayoutTarget } from "./oci-layout.ts";
-import type { ImageSource, ImageTarget } from "./store.ts";
-
-/** What stores need besides the image's name. */
-export interface StoreContext {
-  /** Directory of all state; temporary files go under it. */
-  readonly root: string;
-  /** Ends what is under way. */
-  readonly signal?: AbortSignal | undefined;
-}
+import type { ImageSource, ImageTarget, StoreContext } from "./store.ts";
 
 /**
  * Opens an image to read it, whichever transport its name has.
@@ -21,8 +15,12 @@ export async function openSource(name: string | ImageName, context: StoreContext
   switch (image.transport) {
     case "oci":
       return openLayoutSource(image.path, image, shown);
-    default:
-      throw new NydusError("ENOTSUP", `Cannot open image ${shown}: its transport is not supported yet ${context.root}`);
+    case "oci-archive":
+      return await openArchiveSource(image.path, image, shown, context);
+    case "docker-archive":
+      return await openDockerArchive(image.path, image, shown, context);
+    case "docker":
+      throw new NydusError("ENOTSUP", `Cannot open image ${shown}: registries are not supported yet`);
   }
 }
 
@@ -30,7 +28,7 @@ export async function openSource(name: string | ImageName, context: StoreContext
  * Opens a place to write an image to.
  * @throws as {@link openSource}; ENOTSUP a transport that is read only
  */
-export async function openTarget(name: string | ImageName, context: StoreContext): Promise<ImageTarget> {
+export async function openTarget(name: string | ImageName, _context: StoreContext): Promise<ImageTarget> {
   const image = typeof name === "string" ? parseImageName(name) : name;
   const shown = formatImageName(image);
   if ("index" in image && image.index !== undefined) {
@@ -38,11 +36,12 @@ export async function openTarget(name: string | ImageName, context: StoreContext
   }
   switch (image.transport) {
     case "oci":
-      return openLayoutTarget(image.path, image.reference, shown);
-    default:
-      throw new NydusError(
-        "ENOTSUP",
-        `Cannot write image ${shown}: its transport is not supported yet ${context.root}`,
-      );
+      return await openLayoutTarget(image.path, image.reference, shown);
+    case "oci-archive":
+      return await openArchiveTarget(image.path, image.reference, shown);
+    case "docker-archive":
+      throw new NydusError("ENOTSUP", `Cannot write image ${shown}: docker-archive is read only; oci-archive is not`);
+    case "docker":
+      throw new NydusError("ENOTSUP", `Cannot write image ${shown}: registries are not supported yet`);
   }
 }

@@ -33,3 +33,11 @@ export interface ImageTarget extends AsyncDisposable {
   /** Gives the image its name: the last step, atomic. */
   commit(root: Descriptor, bytes: Uint8Array): Promise<void>;
 }
+
+/** What stores need besides the image's name. */
+export interface StoreContext {
+  /** Directory of all state; temporary files go under it. */
+  readonly root: string;
+  /** Ends what is under way. */
+  readonly signal?: AbortSignal | undefined;
+}
