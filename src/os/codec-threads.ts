@@ -17,7 +17,7 @@ class PoolThread {
   constructor(onDeath: (thread: PoolThread, error: NydusError) => void) {
     this.#thread = spawnThread(codecThreadUrl, CODEC_ROLE, null);
     this.#thread.worker.on("message", (reply: CodecReply) => this.#settle(reply));
-    this.#thread.worker.on("error", (error) =>
+    this.#thread.worker.on("error", (error: Error) =>
       onDeath(this, new NydusError("EFAULT", `Codec thread failed: ${error.message}`, {}, { cause: error })),
     );
     this.#thread.worker.on("exit", () => onDeath(this, new NydusError("EFAULT", "Codec thread ended too early")));
