@@ -3,6 +3,7 @@ import { bytesOfKey } from "../../../../src/base/bytes.ts";
 import { InodeExtended } from "../../../../src/format/erofs/inode.ts";
 import { checkBootstrap } from "../../../../src/format/rafs/check.ts";
 import { RafsChunk } from "../../../../src/format/rafs/chunk-table.ts";
+import { dumpBootstrap } from "../../../../src/format/rafs/dump.ts";
 import { openRafs, type RafsImage } from "../../../../src/format/rafs/image.ts";
 import { readTree } from "../../../../src/format/rafs/read-tree.ts";
 import { RegionMap } from "../../../../src/format/rafs/region-map.ts";
@@ -118,6 +119,19 @@ test("readTree() refuses a directory below itself", () => {
     new DataView(copy.buffer).setUint32(inodeAt(image, "") + 64 + n * 12, image.erofs.rootNid, true);
   });
   expect(() => readTree(openRafs(copy))).toThrow("two names");
+});
+
+test("readTree() refuses inodes that take more than the image", () => {
+  const copy = sound.slice();
+  new DataView(copy.buffer).setUint32(inodeAt(openRafs(sound), "file") + InodeExtended.at.iSize, 2 ** 31, true);
+  expect(() => readTree(openRafs(copy))).toThrow("inodes overlap");
+});
+
+test("dumpBootstrap() has a line for each name, extent and chunk", () => {
+  const lines = [...dumpBootstrap(sound)];
+  expect(lines.filter((line) => line.startsWith("chunk ")).length).toBe(3);
+  expect(lines.find((line) => line.startsWith('file "/hard"'))).toContain("links=2 size=9000");
+  expect(lines.filter((line) => line.startsWith("  extent 0+9000 device 1@0")).length).toBe(2);
 });
 
 test("a region map tells overlaps and what nobody owns", () => {

@@ -3,6 +3,7 @@ import { bytesOfKey } from "../../../../src/base/bytes.ts";
 import { NydusError } from "../../../../src/base/errors.ts";
 import { chunkBytesOf } from "../../../../src/format/erofs/extent.ts";
 import { checkBootstrap } from "../../../../src/format/rafs/check.ts";
+import { decodeChunk } from "../../../../src/format/rafs/chunk-table.ts";
 import { openRafs } from "../../../../src/format/rafs/image.ts";
 import { readTree } from "../../../../src/format/rafs/read-tree.ts";
 import { type BootstrapOptions, encodeBootstrap } from "../../../../src/format/rafs/writer.ts";
@@ -58,6 +59,8 @@ test("a file whose chunks lie end to end becomes one large chunk for EROFS, othe
   const root = makeNode("dir");
   root.children.set("whole", blobs[0].file(5 * 4096 + 1));
   root.children.set("one", blobs[0].file(4096));
+  const [second, first] = [blobs[0].chunk(10), blobs[0].chunk(4096)];
+  root.children.set("backwards", makeNode("file", { sizeBytes: 4106, chunks: [first, second] }));
   const split = [blobs[0].chunk(4096), blobs[1].chunk(10)];
   root.children.set("split", makeNode("file", { sizeBytes: 4106, chunks: split }));
   const image = openRafs(
@@ -66,9 +69,10 @@ test("a file whose chunks lie end to end becomes one large chunk for EROFS, othe
   const chunkBytes = (name: string): number =>
     chunkBytesOf(image.erofs.inode(image.erofs.lookup(image.erofs.rootNid, bytesOfKey(name))?.nid ?? 0));
   expect([chunkBytes("whole"), chunkBytes("one"), chunkBytes("split")]).toEqual([32768, 4096, 4096]);
+  expect(chunkBytes("backwards")).toBe(4096);
   const splitNid = image.erofs.lookup(image.erofs.rootNid, bytesOfKey("split"))?.nid ?? 0;
   expect([...image.erofs.extents(splitNid, 4000, 200)]).toEqual([
-    { kind: "device", device: 1, deviceOffset: 7 * 4096 + 4000, fileOffset: 4000, length: 96 },
+    { kind: "device", device: 1, deviceOffset: 9 * 4096 + 4000, fileOffset: 4000, length: 96 },
     { kind: "device", device: 2, deviceOffset: 0, fileOffset: 4096, length: 10 },
   ]);
 });
@@ -87,6 +91,16 @@ test("chunk numbers above 65535 and the 254th blob survive their packing", () =>
   expect(checkBootstrap(bootstrap).findings).toEqual([]);
   const high = readTree(openRafs(bootstrap)).children.get("high") as TreeNode;
   expect(high.chunks[0]).toMatchObject({ blob: 253, index: 0xabcdef, deviceOffset: chunk.deviceOffset });
+});
+
+test("the chunk table lies in the order of blobs and device offsets", () => {
+  const tree = randomTree(3);
+  const { bytes, superblock } = openRafs(encode(tree));
+  const { offset, length } = superblock.chunkTable;
+  const rows = Array.from({ length: length / 80 }, (_, i) => decodeChunk(bytes, offset + i * 80));
+  expect(new Set(rows.map((row) => row.blob)).size).toBe(3);
+  const keys = rows.map((row) => row.blob * 2 ** 45 + row.deviceOffset);
+  expect(keys).toEqual([...keys].sort((a, b) => a - b));
 });
 
 test("the prefetch table names the nids of the nodes asked for", () => {
