@@ -128,6 +128,15 @@ describe.skipIf(!canMount)("a served mount", () => {
     await untilGone(pid);
   });
 
+  test("that is told to end while it opens the image never mounts, and leaves nothing", async () => {
+    const server = Bun.spawn(command("serve", "late"), { stdout: "pipe", stderr: "pipe" });
+    while (listMounts(root).length === 0) await Bun.sleep(10);
+    expect(listMounts(root).map(({ state }) => state)).toEqual(["starting"]);
+    server.kill("SIGTERM");
+    expect(await server.exited).toBe(1);
+    expect(await new Response(server.stderr).text()).toContain("ECANCELED: Interrupted by SIGTERM");
+  });
+
   test("a failed start gives the reason and leaves nothing", async () => {
     const { status, stderr } = await run(...command("start", "broken"));
     expect(status).toBe(1);

@@ -1,9 +1,18 @@
 import { rmSync, statSync } from "node:fs";
 import { asNydusError, type NydusError } from "../../base/errors.ts";
 import { checkMountpoint, MNT_DETACH, resolveMountpoint, unmount } from "../../os/mount.ts";
+import { type SignalWatch, watchSignals } from "../../os/signals.ts";
 import type { MountDevice, MountOptions, MountSession } from "./engine.ts";
 import { DEFAULT_ENGINE, ENGINES, type EngineName } from "./engines.ts";
-import { claimMount, findRecord, logPath, type MountRecord, markReady, removeRecord } from "./mount-record.ts";
+import {
+  claimMount,
+  findRecord,
+  isOurMount,
+  logPath,
+  type MountRecord,
+  markReady,
+  removeRecord,
+} from "./mount-record.ts";
 import { readinessReporter } from "./readiness.ts";
 
 /** An image opened for mounting; disposing closes its devices. */
@@ -23,13 +32,14 @@ export interface ServeOptions extends Pick<MountOptions, "threads" | "readTimeou
   readonly engine?: EngineName | undefined;
   /** Opens the image; called once the mount point is ours. */
   readonly open: () => Promise<MountSource>;
+  /** How long readers may hold the mount open after a signal; 5 s unless given. */
+  readonly signalGraceMs?: number | undefined;
   /** Called when the mount answers. */
   readonly onReady?: ((record: MountRecord) => void) | undefined;
 }
 
 /** How long readers may hold a mount open after a signal before it is taken from them. */
 const SIGNAL_GRACE_MS = 5_000;
-const END_SIGNALS = ["SIGTERM", "SIGINT", "SIGHUP"] as const;
 
 /** So many messages each so long reach the log; a broken disk must not fill another. */
 const REPORT_LIMIT = 50;
@@ -53,18 +63,21 @@ export async function serveMount(options: ServeOptions): Promise<void> {
 
 async function serve(options: ServeOptions, ready: (record: MountRecord) => void): Promise<void> {
   const { root, image, engine = DEFAULT_ENGINE } = options;
+  using signals = watchSignals();
   removeDeadMount(root, options.mountpoint);
   const mountpoint = checkMountpoint(options.mountpoint);
   const record = claimMount(root, { mountpoint, image, engine });
   try {
     await using source = await options.open();
+    signals.first.throwIfAborted();
     const { bootstrapPath, devices } = source;
     const onError = limitReports(options.onError);
+    using _exit = atExit(() => leaveNothing(root, record));
     await using session = await ENGINES[engine].mount({ ...options, mountpoint, bootstrapPath, devices, onError });
     const answering = markReady(root, record);
     options.onReady?.(answering);
     ready(answering);
-    await untilEnd(session, () => removeRecord(root, record));
+    await untilEnd(session, signals, options.signalGraceMs ?? SIGNAL_GRACE_MS);
   } finally {
     removeRecord(root, record);
     removeEmptyLog(logPath(root, record.id));
@@ -80,37 +93,38 @@ function removeDeadMount(root: string, path: string): void {
   removeRecord(root, record);
 }
 
-/**
- * Waits for the end of the mount; signals bring it about.
- * @param forget removes what is on disk, should the program exit before
- */
-async function untilEnd(session: MountSession, forget: () => void): Promise<void> {
-  let signals = 0;
-  let force: (() => void) | undefined;
-  const forced = new Promise<void>((resolve) => {
-    force = resolve;
-  });
+/** Waits for the end of the mount, which a first signal asks for and a second, or the end of grace, forces. */
+async function untilEnd(session: MountSession, signals: SignalWatch, graceMs: number): Promise<void> {
   let grace: ReturnType<typeof setTimeout> | undefined;
-  const onSignal = (): void => {
-    signals++;
-    if (signals > 1) force?.();
-    grace ??= setTimeout(() => force?.(), SIGNAL_GRACE_MS);
-    session.unmount().catch(() => force?.());
-  };
-  // Also when the program ends otherwise: a mount without a server would hang in the tree.
-  const onExit = (): void => {
-    unmount(session.mountpoint, MNT_DETACH);
-    forget();
-  };
-  for (const signal of END_SIGNALS) process.on(signal, onSignal);
-  process.on("exit", onExit);
+  const forced = new Promise<void>((resolve) => {
+    whenAborted(signals.second, resolve);
+    whenAborted(signals.first, () => {
+      grace = setTimeout(resolve, graceMs);
+      session.unmount().catch(() => resolve());
+    });
+  });
   try {
     await Promise.race([session.done, forced]);
   } finally {
     clearTimeout(grace);
-    for (const signal of END_SIGNALS) process.off(signal, onSignal);
-    process.off("exit", onExit);
   }
+}
+
+function whenAborted(signal: AbortSignal, then: () => void): void {
+  if (signal.aborted) then();
+  else signal.addEventListener("abort", then, { once: true });
+}
+
+/** Runs something should the program exit in another way than by the end of serving. */
+function atExit(run: () => void): Disposable {
+  process.on("exit", run);
+  return { [Symbol.dispose]: () => void process.off("exit", run) };
+}
+
+/** A mount without a server would fail everyone who comes near it. */
+function leaveNothing(root: string, record: MountRecord): void {
+  if (isOurMount(record.mountpoint)) unmount(record.mountpoint, MNT_DETACH);
+  removeRecord(root, record);
 }
 
 function removeEmptyLog(path: string): void {

@@ -2,6 +2,8 @@ import { afterEach, beforeEach, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { NydusError } from "../../../../src/base/errors.ts";
+import { ChunkIndex, NULL_BLKADDR } from "../../../../src/format/erofs/device.ts";
+import { chunkBytesOf, chunkIndexOffset } from "../../../../src/format/erofs/extent.ts";
 import { openRafs, type RafsImage } from "../../../../src/format/rafs/image.ts";
 import { buildChunkTable } from "../../../../src/operation/mount/chunk-table.ts";
 import { DemandReader } from "../../../../src/operation/mount/demand.ts";
@@ -46,17 +48,20 @@ function largeFile(): { path: string; size: number; sha256: string } {
   return { path: largest.path, size: largest.size, sha256: largest.sha256 };
 }
 
-beforeEach(() => {
-  const rafs = openRafs(readFileSync(join(dir, "merged.boot")));
-  devices = openDevices(rafs);
+/** Opens the image and its devices. @param bootstrap its bytes, which a test may have changed */
+function open(bootstrap: Uint8Array): void {
+  const rafs = openRafs(bootstrap);
+  if (devices.length === 0) devices = openDevices(rafs);
   fs = new ImageFs(rafs.erofs);
   files = new FileData(
     fs,
     devices.map(({ fd, ready, chunks }) => ({ fd, ready, chunks: buildChunkTable(chunks) })),
   );
-});
+}
+
+beforeEach(() => open(readFileSync(join(dir, "merged.boot"))));
 afterEach(() => {
-  for (const device of devices) device[Symbol.dispose]();
+  for (const device of devices.splice(0)) device[Symbol.dispose]();
 });
 
 async function codeOf(work: Promise<unknown>): Promise<string> {
@@ -88,6 +93,22 @@ test("a read fetches what is missing, at any offset, and is clipped at the file'
   expect(new Bun.CryptoHasher("sha256").update(whole).digest("hex")).toBe(sha256);
   expect(await demand.read({ nodeid, offset: size, sizeBytes: 10 }, new Uint8Array(10), 0)).toBe(0);
   expect(await demand.read({ nodeid, offset: size + 1e9, sizeBytes: 10 }, new Uint8Array(10), 0)).toBe(0);
+});
+
+test("a hole reads as zeros, whatever was in the buffer before", async () => {
+  const { path, size } = largeFile();
+  const nodeid = nodeidOf(path);
+  const image = new Uint8Array(readFileSync(join(dir, "merged.boot")));
+  // The whole file is one EROFS chunk here: its RAFS chunks follow one another on the device.
+  expect(chunkBytesOf(fs.inode(nodeid))).toBeGreaterThan(size);
+  const at = chunkIndexOffset(fs.inode(nodeid));
+  new DataView(image.buffer).setUint32(at + ChunkIndex.at.startblkLo, NULL_BLKADDR, true);
+  open(image);
+  const target = new Uint8Array(size + 20).fill(7);
+  const read = new DemandReader(files, devices, 5000).read({ nodeid, offset: 0, sizeBytes: size }, target, 10);
+  expect(await read).toBe(size);
+  expect(target.subarray(10, 10 + size).every((byte) => byte === 0)).toBe(true);
+  expect([target[9], target[10 + size]]).toEqual([7, 7]);
 });
 
 test("a device that never answers ends the read at its deadline, and those in line behind it too", async () => {
