@@ -116,9 +116,9 @@ function goldenTrees(name: string, golden: string | undefined): void {
       expect(runtimeConfig(converted.config)).toBe(runtimeConfig(source.config));
       const config = JSON.parse(converted.config) as {
         rootfs: { diff_ids: string[] };
-        history: { created_by: string }[];
+        history: { created_by: string; comment?: string }[];
       };
-      expect(config.rootfs.diff_ids.slice(0, -1)).toEqual([...converted.layers.slice(0, -1)]);
+      expect<string[]>(config.rootfs.diff_ids.slice(0, -1)).toEqual(converted.layers.slice(0, -1));
       expect(config.rootfs.diff_ids).toHaveLength(converted.layers.length);
       expect(config.history.at(-1)).toEqual({ created_by: "Nydus Converter", comment: "Nydus Bootstrap Layer" });
     });

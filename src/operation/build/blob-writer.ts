@@ -13,7 +13,6 @@ import type { ChunkOptions } from "./chunk-pipeline.ts";
 /** Features of the blobs that this program writes, as nydus-image has them for `--features blob-toc`. */
 const FEATURES =
   BLOB_FEATURES.aligned |
-  BLOB_FEATURES.separate |
   BLOB_FEATURES.inlinedChunkDigest |
   BLOB_FEATURES.hasTarHeader |
   BLOB_FEATURES.hasToc |
