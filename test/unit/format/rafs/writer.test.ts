@@ -94,11 +94,11 @@ test("chunk numbers above 65535 and the 254th blob survive their packing", () =>
 });
 
 test("the chunk table lies in the order of blobs and device offsets", () => {
-  const tree = randomTree(3);
-  const { bytes, superblock } = openRafs(encode(tree));
+  const { bytes, superblock } = openRafs(encode(randomTree(1)));
   const { offset, length } = superblock.chunkTable;
   const rows = Array.from({ length: length / 80 }, (_, i) => decodeChunk(bytes, offset + i * 80));
   expect(new Set(rows.map((row) => row.blob)).size).toBe(3);
+  expect(rows.length).toBeGreaterThan(50);
   const keys = rows.map((row) => row.blob * 2 ** 45 + row.deviceOffset);
   expect(keys).toEqual([...keys].sort((a, b) => a - b));
 });
