@@ -8,7 +8,7 @@ export interface BlobReport {
   readonly digest: string;
   readonly compressor: Compressor;
   readonly digester: Digester;
-  /** As the bootstrap says. */
+  /** Of the whole blob. */
   readonly blobBytes: number;
   /** Uncompressed address space. */
   readonly deviceBytes: number;
@@ -98,7 +98,8 @@ export function inspectImage(image: ReadableImage): ImageReport {
     }
   }
   const blobs = rafs.blobs.map((info, i): BlobReport => {
-    const { compressor, digester, compressedBytes: blobBytes, deviceBytes, chunkCount: chunks } = info;
+    const { compressor, digester, compressedBytes, deviceBytes, chunkCount: chunks } = info;
+    const blobBytes = image.blobs[i]?.source.sizeBytes ?? compressedBytes;
     const use = uses[i]?.report() ?? { referencedChunks: 0, sharedChunks: 0, uniqueBytes: 0, usedBytes: 0 };
     return { digest: `sha256:${info.id}`, compressor, digester, blobBytes, deviceBytes, chunks, ...use };
   });
