@@ -47,7 +47,7 @@ export class Random {
  * end cut off. For tests whose decoders may only throw on purpose.
  */
 export function mutate(bytes: Uint8Array, random: Random): Uint8Array {
-  let mutated: Uint8Array = bytes.slice();
+  let mutated: Uint8Array = new Uint8Array(bytes); // a copy, also of a Buffer, whose slice() is none
   for (let faults = random.between(1, 4); faults > 0 && mutated.length > 0; faults--) {
     mutated = random.pick(FAULTS)(mutated, random);
   }

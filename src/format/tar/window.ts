@@ -32,7 +32,7 @@ export class Window {
       const next = await this.#input.next();
       this.#offset += this.#buffer.length;
       this.#at = 0;
-      this.#buffer = next.done === true ? NOTHING : next.value;
+      this.#buffer = next.done === true ? NOTHING : plain(next.value);
       this.#ended = next.done === true;
     }
     return true;
@@ -107,6 +107,11 @@ export class Window {
   truncated(what: string, missing: number): Error {
     return malformedTar(`it ends within ${what}, ${missing} bytes early`, this.offset);
   }
+}
+
+/** The same bytes without Node's Buffer around them, whose `slice` would not copy. */
+function plain(bytes: Uint8Array): Uint8Array {
+  return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
 /** Bytes from the end of a body of `length` bytes to the next block. */

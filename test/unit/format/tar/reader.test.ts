@@ -225,3 +225,16 @@ test("an old tar's directory is a regular file whose name ends in a slash", asyn
 test("a volume label is passed over", async () => {
   expect((await readOne(header({ typeflag: "V" }), header({ name: "x" }))).name).toBe("x");
 });
+
+test("paths, links and xattrs are copies, even where the input is of Node's Buffers that are used again", async () => {
+  const parts = [
+    pax({ "SCHILY.xattr.user.a": "value", path: "pax/name" }),
+    header({ typeflag: "2", linkname: utf8("target") }),
+  ];
+  const input = Buffer.from(concatBytes([...parts, END]));
+  const [entry] = await Array.fromAsync(readTar(streamOf(input)));
+  input.fill(0xee);
+  expect(keyOfBytes(entry?.path ?? input)).toBe("pax/name");
+  expect(keyOfBytes(entry?.linkPath ?? input)).toBe("target");
+  expect(entry?.xattrs.get("user.a")).toEqual(utf8("value"));
+});
