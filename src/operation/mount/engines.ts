@@ -14,8 +14,3 @@ export type EngineName = keyof typeof ENGINES;
 
 /** The engine that is used unless another is asked for: libfuse where there is no way to call mount(2). */
 export const DEFAULT_ENGINE: EngineName = hasLibc() ? "fuse" : "fuse-native";
-
-/** Whether text names an engine. */
-export function isEngineName(text: string): text is EngineName {
-  return Object.hasOwn(ENGINES, text);
-}
