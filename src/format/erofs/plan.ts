@@ -121,14 +121,15 @@ function planInode(node: TreeNode, parent: TreeNode, ino: number): PlannedInode 
   checkNode(node);
   const names = node.type === "dir" ? sortedNames(node) : [];
   const sizeBytes = sizeOf(node, names);
+  const xattrs = encodeXattrs(node.xattrs);
   return {
     node,
     ino,
     parent,
     names,
     sizeBytes,
-    layout: layoutOf(node, sizeBytes),
-    xattrs: encodeXattrs(node.xattrs),
+    layout: layoutOf(node, sizeBytes, xattrs),
+    xattrs,
     nlink: node.type === "dir" ? 2 : 1,
     offset: 0,
     blocksOffset: undefined,
@@ -179,9 +180,12 @@ function sizeOf(node: TreeNode, names: readonly string[]): number {
   return size;
 }
 
-function layoutOf(node: TreeNode, sizeBytes: number): number {
+/** A tail is inline when it fits into one block with its inode: older kernels read short links from there only. */
+function layoutOf(node: TreeNode, sizeBytes: number, xattrs: Uint8Array): number {
   if (node.type === "file") return LAYOUT.chunkBased;
-  return sizeBytes % BLOCK_BYTES === 0 ? LAYOUT.flatPlain : LAYOUT.flatInline;
+  const tail = sizeBytes % BLOCK_BYTES;
+  const fits = tail > 0 && InodeExtended.sizeBytes + xattrs.length + tail <= BLOCK_BYTES;
+  return fits ? LAYOUT.flatInline : LAYOUT.flatPlain;
 }
 
 /** Bytes that an inode takes: with attributes and what lies inline. */
@@ -196,14 +200,11 @@ interface Gap {
   end: number;
 }
 
-/** First offset from `from` on at which the inode may begin: a slot, its inline tail inside one block. */
+/** First offset from `from` on at which the inode may begin: a slot, with an inline tail in one block. */
 function fitFrom(inode: PlannedInode, from: number): number {
   const offset = alignUp(from, SLOT_BYTES);
-  const tail = tailBytes(inode);
-  const head = InodeExtended.sizeBytes + inode.xattrs.length;
-  const tailStart = offset + head;
-  if (tail === 0 || (tailStart % BLOCK_BYTES) + tail <= BLOCK_BYTES) return offset;
-  return alignUp(alignUp(tailStart, BLOCK_BYTES) - head, SLOT_BYTES);
+  if (tailBytes(inode) === 0) return offset;
+  return (offset % BLOCK_BYTES) + inodeBytes(inode) <= BLOCK_BYTES ? offset : alignUp(offset, BLOCK_BYTES);
 }
 
 /** Places inodes one behind the other, small ones into the gaps that tails leave; then full blocks behind them all. */

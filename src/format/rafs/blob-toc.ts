@@ -28,8 +28,6 @@ export const TOC_NAMES = {
 
 /** Bytes of a tar header. */
 export const TAR_HEADER_BYTES = 512;
-/** Reading this many bytes of a blob's tail gives the whole TOC. */
-export const TOC_TAIL_BYTES = 4096;
 
 const NAME_BYTES = 16;
 const COMPRESSION_FLAGS = { none: 0x1, zstd: 0x2, lz4_block: 0x4 } as const;
@@ -122,7 +120,7 @@ export interface Toc {
 
 /**
  * The TOC at the end of a blob, or undefined when the blob ends otherwise (nydus-image without `--features blob-toc`).
- * @param tail the last bytes of the blob, {@link TOC_TAIL_BYTES} suffice
+ * @param tail the last bytes of the blob: 4096 hold every TOC
  * @param blobBytes size of the whole blob: entries must lie inside
  * @throws EUCLEAN a TOC that contradicts itself
  */

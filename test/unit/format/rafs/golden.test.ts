@@ -2,6 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { checkBootstrap } from "../../../../src/format/rafs/check.ts";
 import { openRafs } from "../../../../src/format/rafs/image.ts";
+import { fullGolden } from "../../../kit/golden.ts";
 import { diffTrees, readTree, type TreeEntry } from "../../../kit/tree.ts";
 import { bootstrapsOf, devicesOf, entriesOfImage, variants } from "./samples.ts";
 
@@ -16,6 +17,10 @@ function wholeSeconds(entries: TreeEntry[]): TreeEntry[] {
     return { ...entry, mtime: (ns - (((ns % 1_000_000_000n) + 1_000_000_000n) % 1_000_000_000n)).toString() };
   });
 }
+
+test.skipIf(fullGolden() === undefined)("the full golden set is among the variants", () => {
+  expect(variants().some(({ name }) => name.startsWith("full "))).toBe(true);
+});
 
 describe.each(variants())("the golden variant $name", (variant) => {
   test("openRafs() gives the tree and the content of every file of the merged bootstrap", () => {

@@ -1,7 +1,8 @@
 import { describe, expect, test } from "bun:test";
-import { bytesOfKey } from "../../../../src/base/bytes.ts";
+import { bytesOfKey, keyOfBytes } from "../../../../src/base/bytes.ts";
 import { NydusError } from "../../../../src/base/errors.ts";
 import { chunkBytesOf } from "../../../../src/format/erofs/extent.ts";
+import { LAYOUT } from "../../../../src/format/erofs/inode.ts";
 import { checkBootstrap } from "../../../../src/format/rafs/check.ts";
 import { decodeChunk } from "../../../../src/format/rafs/chunk-table.ts";
 import { openRafs } from "../../../../src/format/rafs/image.ts";
@@ -114,6 +115,31 @@ test("the prefetch table names the nids of the nodes asked for", () => {
     image.erofs.lookup(image.erofs.rootNid, bytesOfKey("file"))?.nid ?? 0,
     image.erofs.rootNid,
   ]);
+});
+
+test("an inline tail and its whole inode lie in one block, longer ones have blocks of their own", () => {
+  const root = makeNode("dir");
+  for (const length of [1, 100, 2000, 3000, 4000, 4032, 4033, 4095]) {
+    for (let i = 0; i < 5; i++) {
+      const xattrs = new Map(i === 0 ? [] : [["user.x", new Uint8Array(i * 900)]]);
+      root.children.set(`${length}.${i}`, makeNode("symlink", { target: new Uint8Array(length).fill(97), xattrs }));
+    }
+  }
+  const { erofs } = openRafs(encodeBootstrap({ root, blobs: [], chunkBytes: 4096, ...ALGORITHMS }));
+  let inline = 0;
+  for (const { name, nid, type } of erofs.readdir(erofs.rootNid)) {
+    if (type !== "symlink") continue;
+    const { offset, xattrBytes, sizeBytes, layout } = erofs.inode(nid);
+    const bytes = 64 + xattrBytes + sizeBytes;
+    expect([keyOfBytes(name), layout]).toEqual([
+      keyOfBytes(name),
+      bytes <= 4096 ? LAYOUT.flatInline : LAYOUT.flatPlain,
+    ]);
+    if (layout !== LAYOUT.flatInline) continue;
+    inline++;
+    expect((offset % 4096) + bytes).toBeLessThanOrEqual(4096);
+  }
+  expect(inline).toBeGreaterThan(10);
 });
 
 test("hard links are one inode with its names counted, directories count their subdirectories", () => {
