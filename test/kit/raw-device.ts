@@ -50,14 +50,14 @@ export class RawDevice implements MountDevice, Disposable {
   readonly asked: ByteRange[] = [];
   /** Runs before a range is filled: throws, waits or does nothing. */
   before: (range: ByteRange, options: ReadOptions) => Promise<void> = async () => undefined;
-  readonly #dir: string;
   readonly #bytes: Uint8Array;
 
   /** @param chunks a map, or the bytes of equal chunks */
   constructor(source: string | Uint8Array, chunks: ChunkMap | number = 16 * BLOCK_BYTES) {
     this.#bytes = typeof source === "string" ? readFileSync(source) : source;
-    this.#dir = mkdtempSync(join(tmpdir(), "nydus-raw-"));
-    this.fd = openSync(join(this.#dir, "data"), "w+");
+    const dir = mkdtempSync(join(tmpdir(), "nydus-raw-"));
+    this.fd = openSync(join(dir, "data"), "w+");
+    rmSync(dir, { recursive: true }); // the descriptor is enough, and a killed test leaves nothing
     ftruncateSync(this.fd, this.#bytes.length);
     this.chunks = typeof chunks === "number" ? evenChunks(this.#bytes.length, chunks) : chunks;
     this.ready = new Uint8Array(new SharedArrayBuffer(Math.ceil(this.chunks.count / 8)));
@@ -77,6 +77,5 @@ export class RawDevice implements MountDevice, Disposable {
 
   [Symbol.dispose](): void {
     closeSync(this.fd);
-    rmSync(this.#dir, { recursive: true, force: true });
   }
 }
