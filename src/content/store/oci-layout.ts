@@ -1,7 +1,7 @@
 import { mkdir, readFile, rm, rmdir, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Digest, parseDigest } from "../../base/digest.ts";
+import type { Digest } from "../../base/digest.ts";
 import { asNydusError, NydusError } from "../../base/errors.ts";
 import type { Descriptor } from "../../format/oci/manifest.ts";
 import { canLock, tryLock } from "../../os/file-lock.ts";
@@ -10,7 +10,7 @@ import { openFileSource } from "./file-source.ts";
 import { LAYOUT_MARKER, type LayoutChoice, putEntry } from "./layout-index.ts";
 import { blobPath, type LayoutFiles, LayoutSource } from "./layout-source.ts";
 import type { ByteSource } from "./source.ts";
-import { replaceFile, StagedFile } from "./staged-file.ts";
+import { checkWritten, replaceFile, StagedFile } from "./staged-file.ts";
 import type { BlobSink, ImageSource, ImageTarget } from "./store.ts";
 import { verifyContent } from "./verify.ts";
 
@@ -179,15 +179,6 @@ class LayoutSink implements BlobSink {
   [Symbol.asyncDispose](): Promise<void> {
     return this.#file[Symbol.asyncDispose]();
   }
-}
-
-/** @throws EINVAL a digest that is none; EFAULT the writer counted otherwise */
-export function checkWritten(file: StagedFile, digest: Digest, sizeBytes: number): void {
-  parseDigest(digest);
-  if (file.sizeBytes === sizeBytes) return;
-  throw new NydusError("EFAULT", `Cannot commit blob: ${file.sizeBytes} bytes written, ${sizeBytes} wanted`, {
-    digest,
-  });
 }
 
 /** Keeps other writers of this machine from the layout's index; nothing where the runtime cannot lock. */

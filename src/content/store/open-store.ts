@@ -1,5 +1,7 @@
 import { NydusError } from "../../base/errors.ts";
 import { formatImageName, type ImageName, parseImageName } from "../../format/oci/transport.ts";
+import { openRegistrySource } from "../registry/registry-source.ts";
+import { openRegistryTarget } from "../registry/registry-target.ts";
 import { openDockerArchive } from "./docker-archive.ts";
 import { openArchiveSource, openArchiveTarget } from "./oci-archive.ts";
 import { openLayoutSource, openLayoutTarget } from "./oci-layout.ts";
@@ -20,7 +22,7 @@ export async function openSource(name: string | ImageName, context: StoreContext
     case "docker-archive":
       return await openDockerArchive(image.path, image, shown, context);
     case "docker":
-      throw new NydusError("ENOTSUP", `Cannot open image ${shown}: registries are not supported yet`);
+      return openRegistrySource(image.reference, shown, context);
   }
 }
 
@@ -28,7 +30,7 @@ export async function openSource(name: string | ImageName, context: StoreContext
  * Opens a place to write an image to.
  * @throws as {@link openSource}; ENOTSUP a transport that is read only
  */
-export async function openTarget(name: string | ImageName, _context: StoreContext): Promise<ImageTarget> {
+export async function openTarget(name: string | ImageName, context: StoreContext): Promise<ImageTarget> {
   const image = typeof name === "string" ? parseImageName(name) : name;
   const shown = formatImageName(image);
   if ("index" in image && image.index !== undefined) {
@@ -42,6 +44,6 @@ export async function openTarget(name: string | ImageName, _context: StoreContex
     case "docker-archive":
       throw new NydusError("ENOTSUP", `Cannot write image ${shown}: docker-archive is read only; oci-archive is not`);
     case "docker":
-      throw new NydusError("ENOTSUP", `Cannot write image ${shown}: registries are not supported yet`);
+      return openRegistryTarget(image.reference, shown, context);
   }
 }

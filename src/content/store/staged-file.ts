@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import { type Digest, parseDigest } from "../../base/digest.ts";
 import { asNydusError, NydusError } from "../../base/errors.ts";
 import { closeFile, openFile, syncData, syncDirectory, writeFully } from "./file-io.ts";
 
@@ -69,4 +70,13 @@ export async function replaceFile(path: string, data: Uint8Array): Promise<void>
   await file.write(data);
   await file.placeAs(join(dirname(path), basename(path)));
   await syncDirectory(dirname(path));
+}
+
+/** Checks a blob before it gets its name. @throws EINVAL a digest that is none; EFAULT the writer counted otherwise */
+export function checkWritten(file: StagedFile, digest: Digest, sizeBytes: number): void {
+  parseDigest(digest);
+  if (file.sizeBytes === sizeBytes) return;
+  throw new NydusError("EFAULT", `Cannot commit blob: ${file.sizeBytes} bytes written, ${sizeBytes} wanted`, {
+    digest,
+  });
 }

@@ -1,0 +1,204 @@
+import { createHash, randomUUID } from "node:crypto";
+import { type AddressInfo, createServer, type Socket } from "node:net";
+
+/** A request as the fake registry got it. */
+export interface FakeRequest {
+  readonly method: string;
+  /** Path with query. */
+  readonly path: string;
+  /** Lower-case names. */
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: Buffer;
+}
+
+/** An answer, or a part of one. */
+export interface FakeAnswer {
+  readonly status: number;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: Uint8Array | string;
+  /** Only so many bytes of the body are sent, though all are announced; then `end` happens. */
+  readonly cutAt?: number;
+  /** What follows the sent part of a cut body: connection reset, closed, or nothing ever. */
+  readonly end?: "reset" | "close" | "hang";
+}
+
+/** Looks at a request first; undefined leaves it to the next, and in the end to a well-behaved registry. */
+export type FakeRule = (request: FakeRequest) => FakeAnswer | undefined;
+
+/** A registry on this machine that does as it is told. It speaks HTTP/1.1 by itself, to be able to do it badly. */
+export interface FakeRegistry extends AsyncDisposable {
+  /** `127.0.0.1:PORT`. */
+  readonly host: string;
+  readonly origin: string;
+  readonly blobs: Map<string, Buffer>;
+  /** By tag and by digest. */
+  readonly manifests: Map<string, { readonly mediaType: string; readonly bytes: Buffer }>;
+  readonly requests: FakeRequest[];
+  readonly rules: FakeRule[];
+}
+
+/** A rule that answers the first `times` requests that match, and no more. */
+export function times(count: number, rule: FakeRule): FakeRule {
+  let left = count;
+  return (request) => {
+    if (left === 0) return undefined;
+    const answer = rule(request);
+    if (answer !== undefined) left--;
+    return answer;
+  };
+}
+
+/** The digest of bytes. */
+export function digestOf(bytes: Uint8Array): string {
+  return `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
+}
+
+/** Starts one on a free port. */
+export async function startFakeRegistry(): Promise<FakeRegistry> {
+  const blobs = new Map<string, Buffer>();
+  const manifests = new Map<string, { mediaType: string; bytes: Buffer }>();
+  const requests: FakeRequest[] = [];
+  const rules: FakeRule[] = [];
+  const sockets = new Set<Socket>();
+  const behave = wellBehaved(blobs, manifests);
+  const server = createServer((socket) => {
+    sockets.add(socket);
+    socket.on("close", () => sockets.delete(socket));
+    socket.on("error", () => undefined);
+    readRequests(socket, (request) => {
+      requests.push(request);
+      for (const rule of rules) {
+        const answer = rule(request);
+        if (answer !== undefined) return answer;
+      }
+      return behave(request);
+    });
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const host = `127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const dispose = async (): Promise<void> => {
+    for (const socket of sockets) socket.destroy();
+    await new Promise((resolve) => server.close(resolve));
+  };
+  return { host, origin: `http://${host}`, blobs, manifests, requests, rules, [Symbol.asyncDispose]: dispose };
+}
+
+function readRequests(socket: Socket, answer: (request: FakeRequest) => FakeAnswer): void {
+  let pending = Buffer.alloc(0);
+  socket.on("data", (piece: Buffer) => {
+    pending = Buffer.concat([pending, piece]);
+    for (let parsed = parseRequest(pending); parsed !== undefined; parsed = parseRequest(pending)) {
+      pending = pending.subarray(parsed.length);
+      send(socket, parsed.request, answer(parsed.request));
+    }
+  });
+}
+
+function parseRequest(bytes: Buffer): { request: FakeRequest; length: number } | undefined {
+  const headEnd = bytes.indexOf("\r\n\r\n");
+  if (headEnd < 0) return undefined;
+  const [line = "", ...fields] = bytes.subarray(0, headEnd).toString("latin1").split("\r\n");
+  const [method = "", path = ""] = line.split(" ");
+  const headers: Record<string, string> = {};
+  for (const field of fields) {
+    const colon = field.indexOf(":");
+    headers[field.slice(0, colon).toLowerCase()] = field.slice(colon + 1).trim();
+  }
+  const start = headEnd + 4;
+  const body = headers["transfer-encoding"] === "chunked" ? dechunk(bytes, start) : sized(bytes, start, headers);
+  if (body === undefined) return undefined;
+  return { request: { method, path, headers, body: body.content }, length: body.end };
+}
+
+function sized(bytes: Buffer, start: number, headers: Readonly<Record<string, string>>): Body | undefined {
+  const end = start + Number(headers["content-length"] ?? 0);
+  return bytes.length < end ? undefined : { content: Buffer.from(bytes.subarray(start, end)), end };
+}
+
+interface Body {
+  readonly content: Buffer;
+  readonly end: number;
+}
+
+function dechunk(bytes: Buffer, start: number): Body | undefined {
+  const pieces: Buffer[] = [];
+  for (let at = start; ; ) {
+    const lineEnd = bytes.indexOf("\r\n", at);
+    if (lineEnd < 0) return undefined;
+    const size = Number.parseInt(bytes.subarray(at, lineEnd).toString("latin1"), 16);
+    const end = lineEnd + 2 + size + 2;
+    if (bytes.length < end) return undefined;
+    if (size === 0) return { content: Buffer.concat(pieces), end };
+    pieces.push(Buffer.from(bytes.subarray(lineEnd + 2, end - 2)));
+    at = end;
+  }
+}
+
+function send(socket: Socket, request: FakeRequest, answer: FakeAnswer): void {
+  const body = Buffer.from(answer.body ?? "");
+  const headers: Record<string, string> = { "content-length": String(body.length), ...answer.headers };
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
+  socket.write(`HTTP/1.1 ${answer.status} Status\r\n${lines.join("")}\r\n`);
+  if (request.method === "HEAD") return;
+  if (answer.cutAt === undefined && answer.end === undefined) {
+    socket.write(body);
+    return;
+  }
+  socket.write(body.subarray(0, answer.cutAt ?? body.length), () => {
+    // Time for the bytes to arrive: a reset takes with it what the other side has not read.
+    if (answer.end === "reset") setTimeout(() => socket.resetAndDestroy(), 20);
+    else if (answer.end !== "hang") socket.end();
+  });
+}
+
+function wellBehaved(
+  blobs: FakeRegistry["blobs"],
+  manifests: FakeRegistry["manifests"],
+): (request: FakeRequest) => FakeAnswer {
+  return (request) => {
+    const url = new URL(request.path, "http://fake");
+    const [, kind, rest = ""] = /^\/v2\/.+?\/(manifests|blobs)\/(.+)$/.exec(url.pathname) ?? [];
+    if (kind === "manifests") return manifestAnswer(manifests, request, rest);
+    if (kind === "blobs" && rest.startsWith("uploads/")) return uploadAnswer(blobs, request, url);
+    if (kind === "blobs") return blobAnswer(blobs.get(rest), request);
+    return { status: 404, body: '{"errors":[{"code":"UNSUPPORTED","message":"what is this"}]}' };
+  };
+}
+
+function manifestAnswer(manifests: FakeRegistry["manifests"], request: FakeRequest, key: string): FakeAnswer {
+  if (request.method === "PUT") {
+    const entry = { mediaType: request.headers["content-type"] ?? "", bytes: request.body };
+    manifests.set(key, entry);
+    manifests.set(digestOf(request.body), entry);
+    return { status: 201, headers: { "docker-content-digest": digestOf(request.body) } };
+  }
+  const found = manifests.get(key);
+  if (found === undefined) {
+    return { status: 404, body: '{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}' };
+  }
+  const headers = { "content-type": found.mediaType, "docker-content-digest": digestOf(found.bytes) };
+  return { status: 200, headers, body: found.bytes };
+}
+
+function uploadAnswer(blobs: FakeRegistry["blobs"], request: FakeRequest, url: URL): FakeAnswer {
+  if (request.method === "POST") {
+    return { status: 202, headers: { location: `${url.pathname}${randomUUID()}?_state=secret` } };
+  }
+  const digest = url.searchParams.get("digest") ?? "";
+  if (digestOf(request.body) !== digest) {
+    return { status: 400, body: '{"errors":[{"code":"DIGEST_INVALID","message":"it did not match"}]}' };
+  }
+  blobs.set(digest, request.body);
+  return { status: 201, headers: { "docker-content-digest": digest } };
+}
+
+function blobAnswer(blob: Buffer | undefined, request: FakeRequest): FakeAnswer {
+  if (blob === undefined) {
+    return { status: 404, body: '{"errors":[{"code":"BLOB_UNKNOWN","message":"blob unknown to registry"}]}' };
+  }
+  const match = /^bytes=(\d+)-(\d+)$/.exec(request.headers["range"] ?? "");
+  if (match === null) return { status: 200, body: blob };
+  const [start, end] = [Number(match[1]), Math.min(blob.length, Number(match[2]) + 1)];
+  const headers = { "content-range": `bytes ${start}-${end - 1}/${blob.length}` };
+  return { status: 206, headers, body: blob.subarray(start, end) };
+}
