@@ -43,14 +43,12 @@ export interface EncodeJob {
 export interface EncodedPieces {
   /** 32 bytes a piece. */
   readonly digests: Uint8Array;
-  /** The stored form of the pieces, end to end. */
+  /** The stored form of the pieces, end to end, in the job's own buffer. */
   readonly stored: Uint8Array;
   /** Length in `stored` of each piece. */
   readonly storedSizes: Uint32Array;
   /** 1 where the stored form is compressed, 0 where it is plain because it would not shrink. */
   readonly compressed: Uint8Array;
-  /** The job's buffer, given back for reuse. */
-  readonly data: Uint8Array;
 }
 
 /** Worker threads that decode and encode; each has its own codecs. */

@@ -22,12 +22,14 @@ export type CodecReply =
   | { readonly id: number; readonly ok: true; readonly result: EncodedPieces | readonly (Uint8Array | DecodeFailure)[] }
   | { readonly id: number; readonly ok: false; readonly failure: DecodeFailure };
 
-/** Digests every piece and compresses it; a piece that does not shrink is stored plain, as nydus-image does. */
+/**
+ * Digests every piece and compresses it; a piece that does not shrink is stored plain, as nydus-image does.
+ * The stored forms take the place of the pieces in the job's buffer: none is longer than what it replaces.
+ */
 export function encodePieces(codecs: Codecs, job: EncodeJob): EncodedPieces {
   const { data, pieces, digester, compressor, level } = job;
   const largest = pieces.reduce((max, size) => Math.max(max, size), 1);
   const digests = codecs.digestChunks(digester, data, pieces, largest);
-  const stored = new Uint8Array(data.length);
   const storedSizes = new Uint32Array(pieces.length);
   const compressed = new Uint8Array(pieces.length);
   let from = 0;
@@ -36,13 +38,13 @@ export function encodePieces(codecs: Codecs, job: EncodeJob): EncodedPieces {
     const piece = data.subarray(from, from + size);
     const packed = compressor === "none" ? piece : codecs.compress(compressor, piece, level);
     const shrinks = packed.length < size;
-    stored.set(shrinks ? packed : piece, to);
+    data.set(shrinks ? packed : piece, to);
     compressed[i] = shrinks ? 1 : 0;
     storedSizes[i] = shrinks ? packed.length : size;
     to += storedSizes[i] as number;
     from += size;
   }
-  return { digests, stored: stored.subarray(0, to), storedSizes, compressed, data };
+  return { digests, stored: data.subarray(0, to), storedSizes, compressed };
 }
 
 /** Decompresses a unit and checks each of its chunks. @throws EUCLEAN, EBADMSG, ENOTSUP */
@@ -92,7 +94,7 @@ function decodeUnits(codecs: Codecs, job: DecodeJob): (Uint8Array | DecodeFailur
 }
 
 function buffersOf(result: EncodedPieces | readonly (Uint8Array | DecodeFailure)[]): ArrayBuffer[] {
-  const arrays = "stored" in result ? [result.stored, result.data] : result.filter((one) => one instanceof Uint8Array);
+  const arrays = "stored" in result ? [result.stored] : result.filter((one) => one instanceof Uint8Array);
   return [...new Set(arrays.map((array) => array.buffer))].filter((buffer) => buffer instanceof ArrayBuffer);
 }
 

@@ -119,6 +119,6 @@ export class ChunkPipeline {
     const encoded = await batch.encoded;
     const records = await this.#sink.append(encoded, batch.sizes);
     for (const [i, record] of records.entries()) batch.owners[i]?.push(record);
-    this.#spare.push(new Uint8Array(encoded.data.buffer));
+    this.#spare.push(new Uint8Array(encoded.stored.buffer));
   }
 }
