@@ -118,4 +118,5 @@ export function codec_streamPush(handle: u32, data: usize, dataSize: usize, limi
 
 export function codec_streamClose(handle: u32): void {
   streamClose(handle);
+  endCall();
 }
