@@ -14,6 +14,7 @@ export interface FakeRequest {
 /** An answer, or a part of one. */
 export interface FakeAnswer {
   readonly status: number;
+  /** An empty value takes a header away. */
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: Uint8Array | string;
   /** Only so many bytes of the body are sent, though all are announced; then `end` happens. */
@@ -137,7 +138,7 @@ function dechunk(bytes: Buffer, start: number): Body | undefined {
 function send(socket: Socket, request: FakeRequest, answer: FakeAnswer): void {
   const body = Buffer.from(answer.body ?? "");
   const headers: Record<string, string> = { "content-length": String(body.length), ...answer.headers };
-  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
+  const lines = Object.entries(headers).map(([name, value]) => (value === "" ? "" : `${name}: ${value}\r\n`));
   socket.write(`HTTP/1.1 ${answer.status} Status\r\n${lines.join("")}\r\n`);
   if (request.method === "HEAD") return;
   if (answer.cutAt === undefined && answer.end === undefined) {

@@ -29,7 +29,7 @@ export interface SampleImage {
 /** A small image whose bytes depend on `label`. */
 export function sampleImage(
   label: string,
-  layerBytes = new TextEncoder().encode(`layer of ${label}`.repeat(999)),
+  layerBytes: Uint8Array = new TextEncoder().encode(`layer of ${label}`.repeat(999)),
 ): SampleImage {
   const configBytes = new TextEncoder().encode(JSON.stringify({ os: "linux", architecture: "amd64", label }));
   const config = describeBytes(configBytes, MEDIA_TYPE.ociConfig);

@@ -1,5 +1,6 @@
 import { type ErrorCode, NydusError } from "../../base/errors.ts";
 import type { HttpResponse } from "./transport.ts";
+import { shownUrl } from "./url.ts";
 
 /** Of an error answer so much is read. */
 const BODY_BYTES = 64 << 10;
@@ -32,11 +33,6 @@ export function mayPass(error: NydusError): NydusError {
 /** Whether a failure was marked by {@link mayPass}. */
 export function isPassing(error: unknown): error is NydusError {
   return error instanceof NydusError && retryable.has(error);
-}
-
-/** An address as it may be shown: without user info, query and fragment. */
-export function shownUrl(url: URL): string {
-  return `${url.origin}${url.pathname}`;
 }
 
 /**

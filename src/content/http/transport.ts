@@ -3,7 +3,8 @@ import { Agent, type Dispatcher, request as dispatch } from "undici/index.js";
 import { withDeadline } from "../../base/async.ts";
 import { asNydusError, NydusError } from "../../base/errors.ts";
 import { orAborted, throwIfAborted } from "../store/abort.ts";
-import { isPassing, mayPass, shownUrl } from "./failure.ts";
+import { isPassing, mayPass } from "./failure.ts";
+import { hasUserInfo, parseUrl, shownUrl } from "./url.ts";
 
 export type HttpMethod = "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE";
 
@@ -62,6 +63,9 @@ const DISCARD_BYTES = 64 << 10;
 const DISCARD_MS = 1_000;
 
 const REDIRECTS = [301, 302, 303, 307, 308];
+/** Connection errors that asking again does not mend: no such host, and what TLS finds wrong. */
+const LASTING = /^(?:ENOTFOUND|EPROTO|ERR_TLS_.*|ERR_SSL_.*|.*CERT.*|.*SELF_SIGNED.*|UNABLE_TO_.*)$/;
+
 /** Asking again does no harm. */
 const IDEMPOTENT: readonly HttpMethod[] = ["GET", "HEAD", "PUT", "DELETE"];
 
@@ -70,6 +74,7 @@ const IDEMPOTENT: readonly HttpMethod[] = ["GET", "HEAD", "PUT", "DELETE"];
  * credentials to another origin nor leave https.
  */
 export class HttpClient implements AsyncDisposable {
+  readonly #backoffMs: number;
   readonly #agent = new Agent({
     connections: HTTP_DEFAULTS.connections,
     keepAliveTimeout: 20_000,
@@ -77,6 +82,11 @@ export class HttpClient implements AsyncDisposable {
     bodyTimeout: HTTP_DEFAULTS.idleTimeoutMs,
     connect: { timeout: HTTP_DEFAULTS.connectTimeoutMs },
   });
+
+  /** @param options.backoffMs pause before the second try, when another than {@link HTTP_DEFAULTS} is wanted */
+  constructor(options: { readonly backoffMs?: number } = {}) {
+    this.#backoffMs = options.backoffMs ?? HTTP_DEFAULTS.backoffMs;
+  }
 
   /**
    * Asks and reads, within one deadline. An idempotent request is asked again, with growing pauses, when the
@@ -126,7 +136,7 @@ export class HttpClient implements AsyncDisposable {
         const again = isPassing(error) && IDEMPOTENT.includes(request.method) && tries < HTTP_DEFAULTS.tries;
         if (!again) throw error;
       }
-      const pause = HTTP_DEFAULTS.backoffMs * 2 ** (tries - 1) * (0.75 + Math.random() / 2);
+      const pause = this.#backoffMs * 2 ** (tries - 1) * (0.75 + Math.random() / 2);
       await sleep(pause, undefined, { signal }).catch(() => undefined);
     }
   }
@@ -197,11 +207,11 @@ function withoutCredentials(headers: Readonly<Record<string, string>>): Record<s
 
 /** Where a redirect leads. @throws EACCES another scheme than http(s), from https to http, or with user info */
 function redirectTarget(location: string | undefined, from: URL): URL {
-  const to = URL.parse(location ?? "", from.href);
-  if (location === undefined || to === null) throw refused(from, "a redirect to nowhere");
+  const to = parseUrl(location, from);
+  if (to === undefined) throw refused(from, "a redirect to nowhere");
   const isSafe = to.protocol === "https:" || (to.protocol === "http:" && from.protocol === "http:");
-  if (!isSafe || to.username !== "" || to.password !== "") {
-    throw refused(from, `a redirect to ${to.protocol}//${to.host}${to.username === "" ? "" : " with user info"}`);
+  if (!isSafe || hasUserInfo(to)) {
+    throw refused(from, `a redirect to ${to.protocol}//${to.host}${hasUserInfo(to) ? " with user info" : ""}`);
   }
   return to;
 }
@@ -220,7 +230,7 @@ function connectionFailure(
   const { message, code } = error as { readonly message?: string; readonly code?: string };
   const why = [code, message].filter((part) => part !== undefined && part !== "").join(": ");
   const failure = new NydusError("EIO", `Cannot ${about.action}: ${why}`, about.place, { cause: error });
-  return mayPass(failure);
+  return code !== undefined && LASTING.test(code) ? failure : mayPass(failure);
 }
 
 class Response implements HttpResponse {

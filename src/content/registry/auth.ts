@@ -2,8 +2,9 @@ import { SingleFlight } from "../../base/async.ts";
 import { NydusError } from "../../base/errors.ts";
 import { JsonReader } from "../../format/oci/json.ts";
 import { isLoopback } from "../../format/oci/reference.ts";
-import { httpFailure, shownUrl } from "../http/failure.ts";
+import { httpFailure } from "../http/failure.ts";
 import type { HttpClient } from "../http/transport.ts";
+import { hasUserInfo, parseUrl, shownUrl } from "../http/url.ts";
 import { parseChallenges } from "./challenge.ts";
 
 /** Most bytes of a token server's answer. */
@@ -49,10 +50,10 @@ export class RegistryAuth {
   }
 
   #tokenUrl(parameters: ReadonlyMap<string, string>): URL {
-    const url = URL.parse(parameters.get("realm") ?? "");
-    if (url === null) throw this.#refused("its token realm is no address");
+    const url = parseUrl(parameters.get("realm"));
+    if (url === undefined) throw this.#refused("its token realm is no address");
     const isSafe = url.protocol === "https:" || (this.#registry.protocol === "http:" && isLoopbackHttp(url));
-    if (!isSafe || url.username !== "" || url.password !== "") {
+    if (!isSafe || hasUserInfo(url)) {
       throw this.#refused(`its token realm ${url.protocol}//${url.host} may not be asked: https wanted, no user info`);
     }
     for (const name of ["service", "scope"]) {

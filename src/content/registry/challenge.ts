@@ -10,8 +10,8 @@ export interface Challenge {
 const MAX_HEADER_CHARS = 8192;
 
 const TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
-const SCHEME = new RegExp(`^\\s*,?\\s*(${TOKEN})(?:\\s+|$)(?!\\s*=)`);
-const PARAMETER = new RegExp(`^\\s*,?\\s*(${TOKEN})\\s*=\\s*(?:"((?:[^"\\\\]|\\\\.)*)"|([^\\s,"]*))`);
+const SCHEME = new RegExp(`^\\s*,?\\s*(${TOKEN})(?:\\s+|$|(?=,))(?!\\s*=)`);
+const PARAMETER = new RegExp(`^\\s*,?\\s*(${TOKEN})\\s*=\\s*(?:"((?:[^"\\\\]|\\\\.)*)"|([^\\s,"]+))`);
 
 /** The challenges of a WWW-Authenticate header; what is none ends the list. */
 export function parseChallenges(header: string): Challenge[] {

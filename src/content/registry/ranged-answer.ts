@@ -1,7 +1,8 @@
 import type { ByteRange } from "../../base/bytes.ts";
 import { NydusError } from "../../base/errors.ts";
-import { httpFailure, mayPass, shownUrl } from "../http/failure.ts";
+import { httpFailure, mayPass } from "../http/failure.ts";
 import type { HttpResponse } from "../http/transport.ts";
+import { shownUrl } from "../http/url.ts";
 
 /** A server that ignores ranges is borne with for so many bytes before the wanted ones. */
 export const IGNORED_RANGE_BYTES = 8 << 20;

@@ -4,8 +4,9 @@ import { inPlace, NydusError } from "../../base/errors.ts";
 import { type Descriptor, parseManifestOrIndex } from "../../format/oci/manifest.ts";
 import { essence, MANIFEST_ACCEPT, MEDIA_TYPE, mediaKind } from "../../format/oci/media-type.ts";
 import { apiHost, isLoopback, type Reference } from "../../format/oci/reference.ts";
-import { httpFailure, shownUrl } from "../http/failure.ts";
+import { httpFailure } from "../http/failure.ts";
 import type { HttpClient, HttpRequest, HttpResponse, RequestBody } from "../http/transport.ts";
+import { hasUserInfo, parseUrl, shownUrl } from "../http/url.ts";
 import { SMALL_CONTENT_BYTES, sha256Digest } from "../store/verify.ts";
 import { RegistryAuth } from "./auth.ts";
 import { openRangedAnswer, readRangedAnswer } from "./ranged-answer.ts";
@@ -131,7 +132,7 @@ export class Registry {
     const headers = { "content-type": "application/octet-stream" };
     const request: HttpRequest = { method: "PUT", url: place, headers, body, signal, timeoutMs: UPLOAD_TIMEOUT_MS };
     // A place is used up by a try that broke: the caller asks for a new one.
-    await this.#authorized({ ...request, method: "PUT" }, (inner) =>
+    await this.#authorized(request, (inner) =>
       this.#http.sendOnce(inner, async (response) => {
         if (response.status === 401) return response;
         if (response.status !== 201 && response.status !== 204) throw await httpFailure(response, "upload blob");
@@ -145,9 +146,9 @@ export class Registry {
     const url = new URL("blobs/uploads/", this.#base);
     return await this.#send({ method: "POST", url, body: new Uint8Array(0), signal }, async (response) => {
       if (response.status !== 202) throw await httpFailure(response, "begin upload");
-      const place = URL.parse(response.header("location") ?? "", url.href);
+      const place = parseUrl(response.header("location"), url);
       const isSafe = place?.protocol === "https:" || place?.origin === url.origin;
-      if (place === null || !isSafe || place.username !== "" || place.password !== "") {
+      if (place === undefined || !isSafe || hasUserInfo(place)) {
         throw new NydusError("EACCES", "Cannot begin upload: the place for it may not be asked", {
           url: shownUrl(url),
         });

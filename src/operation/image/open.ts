@@ -163,11 +163,11 @@ async function openParts(parts: ImageParts, stack: Closers): Promise<OpenedImage
   const devices: OpenedDevice[] = [];
   for (const blob of rafs.blobs) {
     const digest = digestOfHex(blob.id);
+    // First what needs no blob: a kind that is not supported is a better answer than a blob that is not there.
+    const mapped = needsBlobMeta(blob) ? undefined : inPlace({ digest }, () => rafs.chunkMap(blob.index));
     const source = await inPlace({ digest }, () => parts.openBlob(blob.id));
     stack.defer(() => source.close());
-    const chunks = await inPlace({ digest }, async () =>
-      rafs.chunkMap(blob.index, await blobMetaOf(parts, blob, source)),
-    );
+    const chunks = mapped ?? (await inPlace({ digest }, () => batchedMap(parts, rafs, blob, source)));
     devices.push({ id: blob.id, digest, blob, chunks, source, sizeBytes: blob.deviceBytes });
   }
   const owned = stack.move();
@@ -180,9 +180,12 @@ function checkedSize(bytes: Uint8Array): Uint8Array {
   throw new NydusError("EUCLEAN", `Cannot open bootstrap: ${bytes.length} bytes are too many`);
 }
 
-/** The blob's meta where its chunk map needs one: from beside the bootstrap, else from the blob itself. */
-async function blobMetaOf(parts: ImageParts, blob: BlobInfo, source: ByteSource): Promise<Uint8Array | undefined> {
-  if (!needsBlobMeta(blob)) return undefined;
+async function batchedMap(parts: ImageParts, rafs: RafsImage, blob: BlobInfo, source: ByteSource): Promise<ChunkMap> {
+  return rafs.chunkMap(blob.index, await blobMetaOf(parts, blob, source));
+}
+
+/** The blob's meta: from beside the bootstrap, else from the blob itself. */
+async function blobMetaOf(parts: ImageParts, blob: BlobInfo, source: ByteSource): Promise<Uint8Array> {
   const file = await parts.readMeta(blob.id);
   if (file !== undefined) return file;
   // Not verified, and no need to be: whatever it says, a chunk is only taken when its digest is right.
