@@ -1,5 +1,5 @@
-import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { Glob } from "bun";
 
 const ROOT = join(import.meta.dir, "..");
 const TEST_TIMEOUT_MS = 300_000;
@@ -34,9 +34,9 @@ function testStep(folder: string): Step {
   return step(`test ${folder}`, "bun", "test", `--timeout=${TEST_TIMEOUT_MS}`, `./test/${folder}/`);
 }
 
-/** Every step in order; a folder that does not exist has none. */
+/** Every step in order; a folder without tests has none. */
 function allSteps(): Step[] {
-  const present = (folder: string): boolean => existsSync(join(ROOT, "test", folder));
+  const present = (folder: string): boolean => !new Glob(`test/${folder}/**/*.test.ts`).scanSync(ROOT).next().done;
   return [
     step("build wasm", "bun", "scripts/build-wasm.ts"),
     quickStep("lint", "biome", "ci", "--error-on-warnings"),
@@ -75,8 +75,11 @@ async function runCommand(command: readonly string[]): Promise<{ status: number;
   return { status: await child.exited, output };
 }
 
-/** Runs the steps until one fails. @returns what the tests counted; a failed step of another kind counts as one failure */
-async function runSteps(steps: readonly Step[]): Promise<TestCounts & { readonly skips: readonly string[] }> {
+/** Runs the steps until one fails, or all of them. @returns what the tests counted; a failed step of another kind counts as one failure */
+async function runSteps(
+  steps: readonly Step[],
+  keepGoing: boolean,
+): Promise<TestCounts & { readonly skips: readonly string[] }> {
   const total = { passed: 0, failed: 0, skipped: 0, skips: [] as string[] };
   for (const { name, command } of steps) {
     const start = performance.now();
@@ -89,9 +92,9 @@ async function runSteps(steps: readonly Step[]): Promise<TestCounts & { readonly
     total.skipped += counts?.skipped ?? 0;
     total.skips.push(...skippedNames(output));
     if (status === 0) continue;
-    console.log(output);
+    console.log(output.replace(/^\(pass\).*\n/gm, ""));
     total.failed += Math.max(1, counts?.failed ?? 0);
-    break;
+    if (!keepGoing) break;
   }
   return total;
 }
@@ -103,8 +106,8 @@ export function formatCounts({ passed, failed, skipped }: TestCounts): string {
 
 if (import.meta.main) {
   const quick = process.argv.includes("--quick");
-  const result = await runSteps(quick ? quickSteps() : allSteps());
-  for (const name of result.skips) console.log(`skipped: ${name}`);
+  const result = await runSteps(quick ? quickSteps() : allSteps(), process.argv.includes("--keep-going"));
+  for (const name of new Set(result.skips)) console.log(`skipped: ${name}`);
   console.log(formatCounts(result));
   process.exit(result.failed === 0 ? 0 : 1);
 }
