@@ -6,13 +6,14 @@ import { join } from "node:path";
 import { NydusError } from "../../../../src/base/errors.ts";
 import { openSource } from "../../../../src/content/store/open-store.ts";
 import { hostPlatform } from "../../../../src/format/oci/platform.ts";
+import type { TreeNode } from "../../../../src/format/tree/node.ts";
 import { checkImage } from "../../../../src/operation/image/check.ts";
 import { compareWithSource } from "../../../../src/operation/image/compare.ts";
 import { inspectImage } from "../../../../src/operation/image/inspect.ts";
 import { formatMode, formatTime, listPath } from "../../../../src/operation/image/list.ts";
 import { readFile } from "../../../../src/operation/image/read-file.ts";
 import { readManifestOf } from "../../../../src/operation/image/read-manifest.ts";
-import { readSourceTree } from "../../../../src/operation/image/source-tree.ts";
+import { readSourceTree, type SourceTree } from "../../../../src/operation/image/source-tree.ts";
 import { printableBytes, resolvePath, walkImage } from "../../../../src/operation/image/walk.ts";
 import type { CodecPool } from "../../../../src/os/codec-pool.ts";
 import { openCodecPool } from "../../../../src/os/codec-threads.ts";
@@ -185,20 +186,66 @@ describe("checkImage()", () => {
 });
 
 describe("compareWithSource()", () => {
-  async function differences(variant: string, ref: string): Promise<string[]> {
-    await using image = await openRafsDir(join(GOLDEN, "rafs", variant));
+  const variant = join(GOLDEN, "rafs", "v6-zstd-blake3-64k");
+
+  async function treeOf(ref: string): Promise<SourceTree> {
     await using source = await openSource(`oci:${join(GOLDEN, "images")}:${ref}`, { root: dir });
     const { manifest } = await readManifestOf(source, hostPlatform(process.arch));
     const options = { codecs: await loadCodecs(), signal: new AbortController().signal };
-    const tree = await readSourceTree(source, manifest.layers, options);
+    return await readSourceTree(source, manifest.layers, options);
+  }
+
+  async function differences(tree: SourceTree): Promise<string[]> {
+    await using image = await openRafsDir(variant);
     const found: string[] = [];
     for await (const { path, what } of compareWithSource(image, tree, { pool, sha256 })) found.push(`${path}: ${what}`);
-    return found;
+    return found.filter((line) => !line.endsWith(": mtime"));
+  }
+
+  /** A node of a tree by its path, with the directory that it is in. */
+  function nodeAt(root: TreeNode, path: string): { parent: TreeNode; name: string; node: TreeNode } {
+    const names = path.split("/").slice(1);
+    const name = names.pop() ?? "";
+    const parent = names.reduce((dir, part) => dir.children.get(part) as TreeNode, root);
+    return { parent, name, node: parent.children.get(name) as TreeNode };
   }
 
   test.each(["oci", "docker", "zstd"])("finds only nydus-image's known times between its image and %s", async (ref) => {
-    const found = await differences("v6-zstd-blake3-64k", ref);
-    expect(found.filter((line) => !line.endsWith(": mtime"))).toEqual([]);
-    expect(found.length).toBeGreaterThan(0);
+    expect(await differences(await treeOf(ref))).toEqual([]);
+  });
+
+  const FILE = TREE.find(({ type, nlink, size }) => type === "file" && nlink === 1 && size)?.path ?? "";
+  const LINKED = TREE.filter(({ type, nlink }) => type === "file" && (nlink ?? 1) > 1).at(-1)?.path ?? "";
+  const SYMLINK = TREE.find(({ type }) => type === "symlink")?.path ?? "";
+  const DEVICE = TREE.find(({ type }) => type === "char")?.path ?? "";
+
+  test.each([
+    ["mode", FILE, (node: TreeNode) => ({ ...node, mode: node.mode ^ 1 })],
+    ["owner", FILE, (node: TreeNode) => ({ ...node, gid: node.gid + 1 })],
+    ["size", FILE, (node: TreeNode) => ({ ...node, sizeBytes: node.sizeBytes + 1 })],
+    [
+      "content",
+      FILE,
+      (node: TreeNode) => ({ ...node, chunks: node.chunks.map((c) => ({ ...c, digest: c.digest.map((b) => b ^ 1) })) }),
+    ],
+    ["xattrs", FILE, (node: TreeNode) => ({ ...node, xattrs: new Map([["user.more", new Uint8Array(1)]]) })],
+    ["type", FILE, (node: TreeNode) => ({ ...node, type: "fifo" as const })],
+    ["links", LINKED, (node: TreeNode) => ({ ...node })],
+    ["target", SYMLINK, (node: TreeNode) => ({ ...node, target: Uint8Array.of(1) })],
+    ["device", DEVICE, (node: TreeNode) => ({ ...node, rdevMinor: node.rdevMinor + 1 })],
+  ])("finds another %s", async (what, path, change) => {
+    const tree = await treeOf("oci");
+    const { parent, name, node } = nodeAt(tree.root, path);
+    parent.children.set(name, change(node));
+    expect(await differences(tree)).toContain(`${path}: ${what}`);
+  });
+
+  test("finds what only one of the two has", async () => {
+    const tree = await treeOf("oci");
+    const { parent, name, node } = nodeAt(tree.root, FILE);
+    parent.children.delete(name);
+    parent.children.set("only-source", node);
+    const other = `${FILE.slice(0, FILE.lastIndexOf("/"))}/only-source`;
+    expect((await differences(tree)).sort()).toEqual([`${FILE}: presence`, `${other}: presence`].sort());
   });
 });
