@@ -60,19 +60,18 @@ export async function storeBootstrap(
   if (there !== undefined) return there;
   const staging = await makeStaging(parent);
   try {
-    await inPlace({ digest: layer.digest }, () => unpackLayer(source, layer, { ...context, dir: staging }));
+    const files = await inPlace({ digest: layer.digest }, () =>
+      unpackLayer(source, layer, { ...context, dir: staging }),
+    );
     await syncDirectory(staging);
-    await place(staging, dir);
+    await place(staging, dir, context.codecs);
     await syncDirectory(parent);
+    return storedAt(dir, files);
   } catch (error) {
     throw asNydusError(error, { path: dir });
   } finally {
     await rm(staging, { recursive: true, force: true });
   }
-  const stored = await readStored(dir, context.codecs);
-  if (stored === undefined)
-    throw new NydusError("EIO", "Cannot store bootstrap: it changed on the disk", { path: dir });
-  return stored;
 }
 
 async function makeStaging(parent: string): Promise<string> {
@@ -84,17 +83,24 @@ async function makeStaging(parent: string): Promise<string> {
   }
 }
 
-/** Gives the directory its name. Another process may have been first: its is as good, unless it is damaged. */
-async function place(staging: string, dir: string): Promise<void> {
+/** Gives the directory its name. Where another process was first, its one stays, unless that is damaged. */
+async function place(staging: string, dir: string, codecs: Codecs): Promise<void> {
   try {
     await rename(staging, dir);
   } catch (error) {
     if (asNydusError(error).code !== "EEXIST") throw error;
+    if ((await readStored(dir, codecs)) !== undefined) return;
     const aside = `${staging}.old`;
     await rename(dir, aside);
     await rename(staging, dir);
     await rm(aside, { recursive: true, force: true });
   }
+}
+
+function storedAt(dir: string, files: readonly ListedFile[]): StoredBootstrap {
+  const metas = files.filter(({ name }) => name !== BOOTSTRAP_FILE);
+  const metaPaths = new Map(metas.map(({ name }) => [name.slice(0, 64), join(dir, name)]));
+  return { path: join(dir, BOOTSTRAP_FILE), metaPaths };
 }
 
 interface ListedFile {
@@ -111,9 +117,7 @@ async function readStored(dir: string, codecs: Codecs): Promise<StoredBootstrap 
       hasher.update(await readFile(join(dir, name)));
       if (toHex(hasher.digest()) !== sha256) return undefined;
     }
-    const metas = files.filter(({ name }) => name !== BOOTSTRAP_FILE);
-    const metaPaths = new Map(metas.map(({ name }) => [name.slice(0, 64), join(dir, name)]));
-    return { path: join(dir, BOOTSTRAP_FILE), metaPaths };
+    return storedAt(dir, files);
   } catch {
     return undefined; // not there, or not whole: it is made anew
   }
@@ -137,7 +141,7 @@ async function unpackLayer(
   source: ImageSource,
   layer: Descriptor,
   context: BootstrapContext & { readonly dir: string },
-): Promise<void> {
+): Promise<ListedFile[]> {
   const { codecs, signal, dir } = context;
   const format = layerFormat(layer.mediaType);
   const blob = await source.openBlob(layer);
@@ -168,6 +172,7 @@ async function unpackLayer(
   await using file = await StagedFile.create(dir);
   await file.write(new TextEncoder().encode(JSON.stringify(list)));
   await file.placeAs(join(dir, LIST_FILE));
+  return list.files;
 }
 
 function badLayer(found: string): NydusError {
