@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { basename } from "node:path";
 import { NydusError } from "../base/errors.ts";
 import { threadRole } from "../os/thread.ts";
 
@@ -8,8 +9,12 @@ const THREAD_ROLES: Readonly<Record<string, () => Promise<unknown>>> = {
   fuse: () => import("../operation/mount/fuse-thread.ts"),
 };
 
-/** Names that the executable may be started under; each is a command line of its own. */
-const PROGRAMS = { nydus: () => import("./program.ts").then((program) => program.runProgram) } as const;
+type Program = typeof import("./program.ts")["runProgram"];
+
+const runNydus = (): Promise<Program> => import("./program.ts").then((program) => program.runProgram);
+
+/** Names that the executable may be started under, by symlinks; each is a command line of its own. */
+const PROGRAMS: Readonly<Record<string, () => Promise<Program>>> = { nydus: runNydus };
 
 const SIGNALS = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1 } as const;
 
@@ -31,7 +36,7 @@ function listenToSignals(): { readonly signal: AbortSignal; readonly release: ()
 }
 
 async function main(): Promise<void> {
-  const run = await PROGRAMS.nydus();
+  const run = await (PROGRAMS[basename(process.argv0)] ?? runNydus)();
   // Sockets kept for reuse and idle threads must not hold the program back.
   process.exit(await run(process.argv.slice(2), listenToSignals()));
 }
