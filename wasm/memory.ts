@@ -20,14 +20,15 @@ export const SLACK: usize = 64;
 
 const ALIGN_MASK: usize = 15;
 const PAGE_BYTES: usize = 65536;
-const MAX_CLAIMS: i32 = 32;
+/** Blocks of claimed memory, free ones between them included: two for each of 8 streams, and the gaps. */
+const MAX_BLOCKS: u32 = 40;
 
 let arenaBase: usize = (__heap_base + ALIGN_MASK) & ~ALIGN_MASK;
 let arenaTop: usize = arenaBase;
 
-/** Claims in the order of their addresses: begin (u32), bytes (u32), in use (u32), unused (u32). */
-const claims: usize = memory.data(32 * 16, 16);
-let claimCount: i32 = 0;
+/** The claimed memory from `__heap_base` to `arenaBase`, block by block: address, bytes, in use (u32 each, 16 apart). */
+const blocks: usize = memory.data(40 * 16, 16);
+let blockCount: u32 = 0;
 
 /** The first `size` bytes (and slack) above `top`, or 0 when the limit forbids. */
 function room(top: usize, size: usize): usize {
@@ -59,45 +60,89 @@ export function endCall(): void {
   arenaTop = arenaBase;
 }
 
+// @ts-ignore: decorator
+@inline
+function blockAt(index: u32): usize {
+  return blocks + (<usize>index << 4);
+}
+
+function insertBlock(index: u32, address: usize, bytes: usize): void {
+  const block = blockAt(index);
+  memory.copy(block + 16, block, <usize>(blockCount - index) << 4);
+  store<u32>(block, <u32>address);
+  store<u32>(block, <u32>bytes, 4);
+  store<u32>(block, 0, 8);
+  blockCount++;
+}
+
+function removeBlock(index: u32): void {
+  blockCount--;
+  memory.copy(blockAt(index), blockAt(index + 1), <usize>(blockCount - index) << 4);
+}
+
+/** The smallest free block of at least `bytes`, or `blockCount`. */
+function bestBlock(bytes: usize): u32 {
+  let best = blockCount;
+  for (let i: u32 = 0; i < blockCount; i++) {
+    const block = blockAt(i);
+    if (load<u32>(block, 8) != 0 || <usize>load<u32>(block, 4) < bytes) continue;
+    if (best == blockCount || load<u32>(block, 4) < load<u32>(blockAt(best), 4)) best = i;
+  }
+  return best;
+}
+
+/** Adds a free block of `bytes` at the arena's begin. @returns whether there was room */
+function growBlocks(size: usize, bytes: usize): bool {
+  if (blockCount == MAX_BLOCKS || bytes > CLAIMS_LIMIT || arenaBase + bytes > CLAIMS_LIMIT) return false;
+  const end = room(arenaBase, size);
+  if (end == 0) return false;
+  insertBlock(blockCount, arenaBase, bytes);
+  arenaBase = end;
+  arenaTop = end;
+  return true;
+}
+
 /**
- * Claims memory that outlives calls, for one open stream. Only in a call without list arguments: those would lie
- * where the claim must go.
+ * Claims memory that outlives calls, for one open stream. Only in a call without list arguments, or after endCall() in
+ * one that gives no bytes back: these would lie where the claim must go.
  * @returns 0 when the claims are at their limit, in bytes or in number
  */
 export function claim(size: usize): usize {
-  if (arenaTop != arenaBase) return 0;
-  for (let i = 0; i < claimCount; i++) {
-    const entry = claims + (<usize>i << 4);
-    if (load<u32>(entry, 8) == 0 && <usize>load<u32>(entry, 4) >= size) {
-      store<u32>(entry, 1, 8);
-      return <usize>load<u32>(entry);
-    }
+  if (arenaTop != arenaBase || size > CLAIMS_LIMIT) return 0;
+  const bytes = ((size + ALIGN_MASK) & ~ALIGN_MASK) + SLACK;
+  const index = bestBlock(bytes);
+  if (index == blockCount && !growBlocks(size, bytes)) return 0;
+  const block = blockAt(index);
+  const address = <usize>load<u32>(block);
+  const rest = <usize>load<u32>(block, 4) - bytes;
+  if (rest > SLACK && blockCount < MAX_BLOCKS) {
+    insertBlock(index + 1, address + bytes, rest);
+    store<u32>(block, <u32>bytes, 4);
   }
-  if (claimCount == MAX_CLAIMS) return 0;
-  if (size > CLAIMS_LIMIT || arenaBase + size > CLAIMS_LIMIT) return 0;
-  const end = room(arenaBase, size);
-  if (end == 0) return 0;
-  const ptr = arenaBase;
-  const entry = claims + (<usize>claimCount << 4);
-  claimCount++;
-  store<u32>(entry, <u32>ptr);
-  store<u32>(entry, <u32>size, 4);
-  store<u32>(entry, 1, 8);
-  arenaBase = end;
-  arenaTop = end;
-  return ptr;
+  store<u32>(block, 1, 8);
+  return address;
+}
+
+/** Joins a free block with the one after it, if that is free too. */
+function joinNext(index: u32): void {
+  if (index + 1 >= blockCount) return;
+  const block = blockAt(index);
+  const next = blockAt(index + 1);
+  if (load<u32>(block, 8) != 0 || load<u32>(next, 8) != 0) return;
+  store<u32>(block, load<u32>(block, 4) + load<u32>(next, 4), 4);
+  removeBlock(index + 1);
 }
 
 /** Gives back a claim, also in a call with list arguments; the last ones in memory return to the arena. */
 export function release(ptr: usize): void {
-  for (let i = 0; i < claimCount; i++) {
-    const entry = claims + (<usize>i << 4);
-    if (<usize>load<u32>(entry) == ptr) store<u32>(entry, 0, 8);
-  }
-  while (claimCount > 0) {
-    const last = claims + (<usize>(claimCount - 1) << 4);
-    if (load<u32>(last, 8) != 0) return;
-    arenaBase = <usize>load<u32>(last);
-    claimCount--;
-  }
+  let index: u32 = 0;
+  while (index < blockCount && <usize>load<u32>(blockAt(index)) != ptr) index++;
+  if (index == blockCount) return;
+  store<u32>(blockAt(index), 0, 8);
+  joinNext(index);
+  if (index > 0) joinNext(index - 1);
+  const last = blockAt(blockCount - 1);
+  if (load<u32>(last, 8) != 0) return;
+  arenaBase = <usize>load<u32>(last);
+  blockCount--;
 }
