@@ -85,7 +85,7 @@ function beginBlock(s: usize): i32 {
 function readStoredSize(s: usize): i32 {
   if (!need(s, 32)) return MORE_INPUT;
   const both = take(s, 32);
-  if ((both & 0xffff) != (both >>> 16 ^ 0xffff)) return CORRUPT;
+  if ((both & 0xffff) != ((both >>> 16) ^ 0xffff)) return CORRUPT;
   store<u32>(s, both & 0xffff, LEFT);
   store<u32>(s, STORED, MODE);
   return OK;
@@ -98,8 +98,7 @@ function copyStored(s: usize): i32 {
   const end = <usize>load<u32>(s, OUTPUT_END);
   for (; left > 0 && out < end && load<u32>(s, BITS) != 0; left--) store<u8>(out++, <u8>take(s, 8));
   const input = <usize>load<u32>(s, INPUT);
-  let size = min<usize>(left, min<usize>(end - out, <usize>load<u32>(s, INPUT_END) - input));
-  if (load<u32>(s, BITS) != 0) size = 0;
+  const size = min<usize>(left, min<usize>(end - out, <usize>load<u32>(s, INPUT_END) - input));
   memory.copy(out, input, size);
   left -= size;
   store<u32>(s, <u32>(input + size), INPUT);

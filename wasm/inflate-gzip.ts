@@ -5,7 +5,6 @@
 import { CHECKSUM, CORRUPT, OK } from "./abi";
 import { crc32Byte } from "./crc32";
 import {
-  BITS,
   BLOCK,
   CHECK,
   COMMENT,
@@ -15,7 +14,6 @@ import {
   HEADER_CHECK,
   HEADER_CRC,
   HISTORY,
-  HOLD,
   INDEX,
   INPUT,
   INPUT_END,
@@ -32,7 +30,6 @@ import {
   TRAILER_SIZE,
   UNCHECKED,
   WINDOW_SIZE,
-  drop,
   need,
   take,
 } from "./inflate-state";
@@ -91,12 +88,8 @@ function takeFieldByte(s: usize, mode: u32, byte: u32): i32 {
   return OK;
 }
 
-/** Begins a member, unless zeros begin that pad the file. */
+/** Begins a member. */
 function beginMember(s: usize): void {
-  if (load<u32>(s, MEMBERS) != 0 && load<u8>(s, HOLD) == 0) {
-    store<u32>(s, PADDING, MODE);
-    return;
-  }
   store<u32>(s, 0, HEADER_CHECK);
   store<u32>(s, 0, CHECK);
   store<u32>(s, 0, TOTAL);
@@ -116,20 +109,20 @@ function checkHeader(s: usize): i32 {
 export function stepHeader(s: usize, mode: u32): i32 {
   if (mode == HEADER_CRC) return checkHeader(s);
   if (!need(s, 8)) return MORE_INPUT;
-  if (mode == MEMBER && load<u32>(s, INDEX) == 0) {
-    beginMember(s);
-    if (load<u32>(s, MODE) == PADDING) return OK;
-  }
   const byte = take(s, 8);
+  if (mode == MEMBER && load<u32>(s, INDEX) == 0) {
+    if (byte == 0 && load<u32>(s, MEMBERS) != 0) {
+      store<u32>(s, PADDING, MODE);
+      return OK;
+    }
+    beginMember(s);
+  }
   store<u32>(s, crc32Byte(byte, load<u32>(s, HEADER_CHECK)), HEADER_CHECK);
   return takeFieldByte(s, mode, byte);
 }
 
 /** Passes over zeros behind the last member; other bytes there are no member and no padding. */
 function skipPadding(s: usize): i32 {
-  for (; load<u32>(s, BITS) != 0; drop(s, 8)) {
-    if (load<u8>(s, HOLD) != 0) return CORRUPT;
-  }
   const end = <usize>load<u32>(s, INPUT_END);
   for (let input = <usize>load<u32>(s, INPUT); input < end; input++) {
     if (load<u8>(input) != 0) return CORRUPT;
@@ -138,7 +131,10 @@ function skipPadding(s: usize): i32 {
   return MORE_INPUT;
 }
 
-/** Does the next step behind a member's deflate stream. @returns OK to go on, MORE_INPUT or a fault */
+/**
+ * Does the next step behind a member's deflate stream. Once the trailer is read no bits are held.
+ * @returns OK to go on, MORE_INPUT or a fault
+ */
 export function stepTrailer(s: usize, mode: u32): i32 {
   if (mode == PADDING) return skipPadding(s);
   if (!need(s, 32)) return MORE_INPUT;
