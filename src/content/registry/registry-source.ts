@@ -89,9 +89,9 @@ export class RegistryBlob implements StreamingSource {
     });
   }
 
-  /** All bytes by one request; where the connection breaks, by another one from there on. */
-  async *stream(signal?: AbortSignal): AsyncGenerator<Uint8Array> {
-    let at = 0;
+  /** The bytes from `start` on by one request; where the connection breaks, by another one from there on. */
+  async *stream(signal?: AbortSignal, start = 0): AsyncGenerator<Uint8Array> {
+    let at = start;
     let fruitless = 0;
     for (let breaks = 0; at < this.sizeBytes; breaks++) {
       const before = at;

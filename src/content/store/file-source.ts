@@ -37,8 +37,8 @@ export class FileSource implements StreamingSource {
     return readFully(fd, { start: start + range.start, end: start + range.end }, path);
   }
 
-  async *stream(signal?: AbortSignal): AsyncGenerator<Uint8Array> {
-    for (let at = 0; at < this.sizeBytes; at += STREAM_PIECE_BYTES) {
+  async *stream(signal?: AbortSignal, start = 0): AsyncGenerator<Uint8Array> {
+    for (let at = start; at < this.sizeBytes; at += STREAM_PIECE_BYTES) {
       const end = Math.min(this.sizeBytes, at + STREAM_PIECE_BYTES);
       yield await this.readAt({ start: at, end }, signal === undefined ? {} : { signal });
     }

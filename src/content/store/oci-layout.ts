@@ -1,22 +1,17 @@
 import { mkdir, readFile, rm, rmdir, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import type { Digest } from "../../base/digest.ts";
 import { asNydusError, NydusError } from "../../base/errors.ts";
 import type { Descriptor } from "../../format/oci/manifest.ts";
-import { canLock, tryLock } from "../../os/file-lock.ts";
-import { closeFile, openFile, syncDirectory } from "./file-io.ts";
+import { syncDirectory } from "./file-io.ts";
 import { openFileSource } from "./file-source.ts";
 import { LAYOUT_MARKER, type LayoutChoice, putEntry } from "./layout-index.ts";
 import { blobPath, type LayoutFiles, LayoutSource } from "./layout-source.ts";
+import { lockPath } from "./path-lock.ts";
 import type { ByteSource } from "./source.ts";
 import { checkWritten, replaceFile, StagedFile } from "./staged-file.ts";
 import type { BlobSink, ImageSource, ImageTarget } from "./store.ts";
 import { verifyContent } from "./verify.ts";
-
-/** How long a writer waits for another one that is changing the same index.json. */
-const LOCK_WAIT_MS = 10_000;
-const LOCK_STEP_MS = 20;
 
 /** An image of a directory that is an OCI image layout: `oci:DIR[:REF]`. */
 export function openLayoutSource(dir: string, choice: LayoutChoice, name: string): ImageSource {
@@ -133,7 +128,7 @@ class LayoutTarget implements ImageTarget {
     const { dir, reference } = this.#place;
     await this.putBytes(root, bytes);
     await syncDirectory(join(dir, "blobs", "sha256"));
-    await using _lock = await lockDirectory(dir);
+    await using _lock = await lockPath(dir, "change layout");
     const [marker, index] = [join(dir, "oci-layout"), join(dir, "index.json")];
     if ((await readIfThere(marker)) === undefined) await replaceFile(marker, new TextEncoder().encode(LAYOUT_MARKER));
     await replaceFile(index, putEntry(await readIfThere(index), root, reference));
@@ -179,23 +174,4 @@ class LayoutSink implements BlobSink {
   [Symbol.asyncDispose](): Promise<void> {
     return this.#file[Symbol.asyncDispose]();
   }
-}
-
-/** Keeps other writers of this machine from the layout's index; nothing where the runtime cannot lock. */
-async function lockDirectory(path: string): Promise<AsyncDisposable> {
-  if (!canLock()) return { [Symbol.asyncDispose]: async () => undefined };
-  const fd = await openFile(path, "r");
-  try {
-    for (let waited = 0; !tryLock(fd, path); waited += LOCK_STEP_MS) {
-      if (waited >= LOCK_WAIT_MS) {
-        const message = `Cannot change layout: another process has been changing it for ${waited} ms`;
-        throw new NydusError("EBUSY", message, { path });
-      }
-      await sleep(LOCK_STEP_MS);
-    }
-  } catch (error) {
-    await closeFile(fd);
-    throw error;
-  }
-  return { [Symbol.asyncDispose]: () => closeFile(fd) };
 }

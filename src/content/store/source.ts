@@ -23,8 +23,8 @@ export interface ByteSource {
 
 /** An ability of sources that can send everything in one go (one request of a registry). */
 export interface StreamingSource extends ByteSource {
-  /** All bytes in order; the consumer verifies them. */
-  stream(signal?: AbortSignal): AsyncIterable<Uint8Array>;
+  /** All bytes in order, or those from `start` on; the consumer verifies them. */
+  stream(signal?: AbortSignal, start?: number): AsyncIterable<Uint8Array>;
 }
 
 /** Whether a source streams by itself. */

@@ -34,6 +34,27 @@ export interface ImageTarget extends AsyncDisposable {
   commit(root: Descriptor, bytes: Uint8Array): Promise<void>;
 }
 
+/** A blob on its way into a target that keeps what came of it, should the transfer break. It verifies the whole. */
+export interface ResumedSink extends AsyncDisposable {
+  /** Bytes that the sink holds: those from here on are wanted. */
+  readonly sizeBytes: number;
+  /** Appends; keeps no reference to `data`. @throws ENOSPC; EBADMSG more than the blob has */
+  write(data: Uint8Array): Promise<void>;
+  /** Makes the blob visible. @throws EBADMSG another size or digest: what the sink held is gone then */
+  commit(): Promise<void>;
+}
+
+/** An ability of targets on this machine: a blob goes on where an earlier transfer of it has ended. */
+export interface ResumingTarget extends ImageTarget {
+  /** @returns undefined when the blob is there, perhaps because another process has brought it meanwhile */
+  resumeBlob(descriptor: Pick<Descriptor, "digest" | "size">, signal: AbortSignal): Promise<ResumedSink | undefined>;
+}
+
+/** Whether a target goes on with transfers that broke. */
+export function canResume(target: ImageTarget): target is ResumingTarget {
+  return typeof (target as Partial<ResumingTarget>).resumeBlob === "function";
+}
+
 /** What stores need besides the image's name. */
 export interface StoreContext {
   /** Directory of all state; temporary files go under it. */
