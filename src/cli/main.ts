@@ -14,7 +14,7 @@ type Program = typeof import("./program.ts")["runProgram"];
 const runNydus = (): Promise<Program> => import("./program.ts").then((program) => program.runProgram);
 
 /** Names that the executable may be started under, by symlinks; each is a command line of its own. */
-const PROGRAMS: Readonly<Record<string, () => Promise<Program>>> = { nydus: runNydus };
+const PROGRAMS: ReadonlyMap<string, () => Promise<Program>> = new Map([["nydus", runNydus]]);
 
 const SIGNALS = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1 } as const;
 
@@ -36,7 +36,7 @@ function listenToSignals(): { readonly signal: AbortSignal; readonly release: ()
 }
 
 async function main(): Promise<void> {
-  const run = await (PROGRAMS[basename(process.argv0)] ?? runNydus)();
+  const run = await (PROGRAMS.get(basename(process.argv0)) ?? runNydus)();
   // Sockets kept for reuse and idle threads must not hold the program back.
   process.exit(await run(process.argv.slice(2), listenToSignals()));
 }

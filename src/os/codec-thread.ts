@@ -51,7 +51,7 @@ export function encodePieces(codecs: Codecs, job: EncodeJob): EncodedPieces {
 export function decodeUnit(codecs: Codecs, job: DecodeJob, unit: DecodeUnit): Uint8Array {
   const packed = job.data.subarray(unit.offset, unit.offset + unit.sizeBytes);
   const plain =
-    unit.compressor === "none" ? packed.slice() : codecs.decompress(unit.compressor, packed, unit.unitBytes);
+    unit.compressor === "none" ? packed.slice() : ownBuffer(codecs.decompress(unit.compressor, packed, unit.unitBytes));
   if (plain.length !== unit.unitBytes) {
     throw new NydusError("EUCLEAN", `Cannot decode chunk: ${plain.length} bytes stored, ${unit.unitBytes} wanted`);
   }
@@ -61,6 +61,11 @@ export function decodeUnit(codecs: Codecs, job: DecodeJob, unit: DecodeUnit): Ui
     verifyChunk(codecs, job, chunk, bytes);
   }
   return plain;
+}
+
+/** Bytes whose buffer can go to another thread: Node's zlib gives pieces of a pool that must stay. */
+function ownBuffer(bytes: Uint8Array): Uint8Array {
+  return bytes.byteLength === bytes.buffer.byteLength ? bytes : Uint8Array.prototype.slice.call(bytes);
 }
 
 function verifyChunk(codecs: Codecs, job: DecodeJob, chunk: DecodeUnit["chunks"][number], bytes: Uint8Array): void {
