@@ -39,30 +39,35 @@ export interface FakeBlob {
   readonly device: Uint8Array;
 }
 
+/** What {@link makeFakeBlob} makes. */
+export interface FakeShape {
+  readonly seed: number;
+  readonly units: number;
+  /** Of the largest chunk; sizes are random unless `full`. */
+  readonly chunkBytes: number;
+  /** Chunks of a unit, at most. */
+  readonly batch?: number;
+  /** Chunks of full size that do not compress, without gaps. */
+  readonly full?: boolean;
+}
+
 /** Makes a blob of units of one to `batch` chunks, with gaps between some of them in blob and device. */
-export function makeFakeBlob(shape: { seed: number; units: number; chunkBytes: number; batch?: number }): FakeBlob {
+export function makeFakeBlob(shape: FakeShape): FakeBlob {
   const random = randomOf(shape.seed);
   const rows: FakeChunk[] = [];
   const stored: Uint8Array[] = [];
   const pieces: { at: number; data: Uint8Array }[] = [];
   let [blobOffset, deviceOffset] = [0, 0];
   for (let u = 0; u < shape.units; u++) {
-    const parts = Array.from({ length: 1 + random(shape.batch ?? 1) }, () => {
-      const value = random(256);
-      return Uint8Array.from({ length: 1 + random(shape.chunkBytes) }, (_, i) => (i % 7 === 0 ? random(256) : value));
-    });
-    const unit = Buffer.concat(parts);
-    const compressor: Compressor = random(4) === 0 ? "none" : "zstd";
-    const packed = compressor === "none" ? unit : zstdCompressSync(unit);
-    if (random(5) === 0) deviceOffset += BLOCK_BYTES;
-    const gap = random(3) === 0 ? random(200) : 0;
+    const { parts, unitBytes, packed, compressor, gap, blocks } = makeUnit(shape, random);
     stored.push(new Uint8Array(gap).fill(0xee), packed);
     blobOffset += gap;
+    deviceOffset += blocks * BLOCK_BYTES;
     let offsetInUnit = 0;
     for (const part of parts) {
       const digest = createHash("sha256").update(part).digest();
       const place = { deviceOffset, sizeBytes: part.length, blobOffset, blobSizeBytes: packed.length };
-      rows.push({ ...place, compressor, unitBytes: unit.length, offsetInUnit, digest });
+      rows.push({ ...place, compressor, unitBytes, offsetInUnit, digest });
       pieces.push({ at: deviceOffset, data: part });
       offsetInUnit += part.length;
       deviceOffset = alignUp(deviceOffset + part.length, BLOCK_BYTES);
@@ -73,6 +78,36 @@ export function makeFakeBlob(shape: { seed: number; units: number; chunkBytes: n
   for (const { at, data } of pieces) device.set(data, at);
   const blob = Uint8Array.from(Buffer.concat(stored));
   return { id: createHash("sha256").update(blob).digest("hex"), chunks: chunkMapOver(rows), rows, blob, device };
+}
+
+interface FakeUnit {
+  readonly parts: readonly Uint8Array[];
+  readonly unitBytes: number;
+  readonly packed: Uint8Array;
+  readonly compressor: Compressor;
+  /** Bytes of the blob, and blocks of the device, before it that are nobody's. */
+  readonly gap: number;
+  readonly blocks: number;
+}
+
+function makeUnit(shape: FakeShape, random: (below: number) => number): FakeUnit {
+  const isOneOf = (count: number): boolean => random(count) === 0;
+  const parts = Array.from({ length: 1 + random(shape.batch ?? 1) }, () => makeChunk(shape, random));
+  const unit = Buffer.concat(parts);
+  const compressor = shape.full || isOneOf(4) ? "none" : "zstd";
+  const packed = compressor === "none" ? unit : zstdCompressSync(unit);
+  const [blocks, gap] = shape.full ? [0, 0] : [isOneOf(5) ? 1 : 0, isOneOf(3) ? random(200) : 0];
+  return { parts, unitBytes: unit.length, packed, compressor, gap, blocks };
+}
+
+function makeChunk({ chunkBytes, full }: FakeShape, random: (below: number) => number): Uint8Array {
+  if (full === true) {
+    const key = random(2 ** 31);
+    return Uint8Array.from({ length: chunkBytes }, (_, i) => Math.imul(i + key, 0x9e3779b1) >>> 24);
+  }
+  const chunk = new Uint8Array(1 + random(chunkBytes)).fill(random(256));
+  for (let i = 0; i < chunk.length; i += 7) chunk[i] = random(256);
+  return chunk;
 }
 
 /** A chunk map over rows in the order of the device. */

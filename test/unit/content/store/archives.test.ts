@@ -111,6 +111,10 @@ describe("TarArchive", () => {
       const error = await failureOf(TarArchive.open(join(temp.dir, "b.tar"), temp.context));
       expect([error.code, error.at.path]).toEqual(["EUCLEAN", join(temp.dir, "b.tar")]);
     }
+    const flipped = Buffer.from(whole);
+    flipped[0] = 0x67; // "g": another name, and the checksum no longer fits
+    writeFileSync(join(temp.dir, "b.tar"), flipped);
+    expect((await failureOf(TarArchive.open(join(temp.dir, "b.tar"), temp.context))).message).toContain("checksum");
     expect((await failureOf(TarArchive.open(join(temp.dir, "none.tar"), temp.context))).code).toBe("ENOENT");
   });
 
