@@ -1,4 +1,4 @@
-import { type ConvertProgress, NO_PROGRESS, type ProgressLayer } from "../operation/image/progress.ts";
+import { type ImageProgress, NO_PROGRESS, type ProgressLayer } from "../operation/image/progress.ts";
 import { printStderr } from "./output.ts";
 
 const REDRAW_MS = 100;
@@ -16,7 +16,7 @@ export interface ProgressScreen {
 }
 
 /** Progress that ends: `close` leaves the last state of every line on the screen. */
-export interface ClosableProgress extends ConvertProgress {
+export interface ClosableProgress extends ImageProgress {
   close(): void;
 }
 

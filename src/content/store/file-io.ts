@@ -26,6 +26,11 @@ export async function fileSize(fd: number, path: string): Promise<number> {
   return stat.size;
 }
 
+/** The inode number of an open file. */
+export async function fileInode(fd: number, path: string): Promise<bigint> {
+  return (await call<fs.BigIntStats>(path, (done) => fs.fstat(fd, { bigint: true }, done))).ino;
+}
+
 /**
  * Exactly the bytes of a range of a file, in a buffer of their own.
  * @throws EIO when the file ends before

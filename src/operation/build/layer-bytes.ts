@@ -7,15 +7,16 @@ import type { Descriptor } from "../../format/oci/manifest.ts";
 /** Bytes of one read where the source cannot stream by itself. */
 const READ_BYTES = 1 << 20;
 
-async function* readThrough(source: ByteSource, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+/** The bytes of a source that cannot stream by itself, from `from` on. */
+export async function* readThrough(source: ByteSource, signal: AbortSignal, from = 0): AsyncGenerator<Uint8Array> {
   const read = (start: number): Promise<Uint8Array> => {
     const end = Math.min(start + READ_BYTES, source.sizeBytes);
     const reading = source.readAt({ start, end }, { signal });
     reading.catch(() => undefined); // awaited a turn later
     return reading;
   };
-  let next = source.sizeBytes > 0 ? read(0) : undefined;
-  for (let end = READ_BYTES; next !== undefined; end += READ_BYTES) {
+  let next = source.sizeBytes > from ? read(from) : undefined;
+  for (let end = from + READ_BYTES; next !== undefined; end += READ_BYTES) {
     const piece = await next;
     next = end < source.sizeBytes ? read(end) : undefined; // one read ahead
     yield piece;

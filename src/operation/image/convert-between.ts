@@ -22,7 +22,7 @@ import { type LayerWatch, untilVerified, verifiedLayerBytes } from "../build/lay
 import { mergeBuiltLayers } from "../build/merge.ts";
 import { convertedConfig, convertedManifest, type ExtraAnnotations } from "./convert-manifest.ts";
 import { copyBlob } from "./copy-blob.ts";
-import { type ConvertProgress, NO_PROGRESS } from "./progress.ts";
+import { type ImageProgress, NO_PROGRESS } from "./progress.ts";
 
 /** Layers built at once: their reads and writes overlap, their chunks share the threads. */
 const LAYERS_AT_ONCE = 2;
@@ -36,7 +36,7 @@ export interface ConvertContext {
   readonly codecs: Codecs;
   readonly pool: CodecPool;
   readonly signal: AbortSignal;
-  readonly progress?: ConvertProgress;
+  readonly progress?: ImageProgress;
 }
 
 /** What is converted, and how. */

@@ -6,7 +6,7 @@ import { openCodecPool } from "../../os/codec-threads.ts";
 import { loadCodecs } from "../../os/codecs.ts";
 import { type ConvertedImage, type ConvertOptions, convertBetween } from "./convert-between.ts";
 import type { ExtraAnnotations } from "./convert-manifest.ts";
-import { type ConvertProgress, NO_PROGRESS } from "./progress.ts";
+import { type ImageProgress, NO_PROGRESS } from "./progress.ts";
 
 /** zstd's own default, and nydus-image's. */
 export const DEFAULT_ZSTD_LEVEL = 3;
@@ -32,7 +32,7 @@ export interface ConvertRequest {
   readonly annotateSource: boolean;
   /** Names this program in the manifest. */
   readonly builderVersion?: string | undefined;
-  readonly progress?: ConvertProgress;
+  readonly progress?: ImageProgress;
   readonly signal: AbortSignal;
 }
 

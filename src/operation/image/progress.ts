@@ -1,4 +1,4 @@
-/** A layer under conversion, as shown to a person. */
+/** A layer that is converted or pulled, as shown to a person. */
 export interface ProgressLayer {
   /** Digest of the source layer: the key of all its events. */
   readonly digest: string;
@@ -6,10 +6,10 @@ export interface ProgressLayer {
   readonly sizeBytes: number;
 }
 
-/** What a conversion tells while it runs. Calls are cheap, never throw, and may come from layers in parallel. */
-export interface ConvertProgress {
+/** What an operation on layers tells while it runs. Calls are cheap, never throw, and may come from layers in parallel. */
+export interface ImageProgress {
   layerStarted(layer: ProgressLayer): void;
-  /** `bytes` more of the source layer as stored have been read. */
+  /** `bytes` more of the source layer as stored have been read; fewer than none when they must be read again. */
   layerAdvanced(layer: ProgressLayer, bytes: number): void;
   /** The layer's blob is in the target. @param result.reused it was there before */
   layerDone(layer: ProgressLayer, result: { readonly blobBytes: number; readonly reused?: boolean }): void;
@@ -18,7 +18,7 @@ export interface ConvertProgress {
 }
 
 /** Tells nobody. */
-export const NO_PROGRESS: ConvertProgress = {
+export const NO_PROGRESS: ImageProgress = {
   layerStarted: () => undefined,
   layerAdvanced: () => undefined,
   layerDone: () => undefined,
