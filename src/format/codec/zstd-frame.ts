@@ -93,6 +93,7 @@ export class ZstdFrameWalker {
   /** Bytes to pass over before the next header. */
   #body = 0;
   #lastBlock = false;
+  #frameEnded = false;
 
   /** The header of the frame under way, or of the one that has just ended; undefined before a header is whole. */
   get header(): ZstdFrameHeader | undefined {
@@ -106,27 +107,18 @@ export class ZstdFrameWalker {
    * @throws EUCLEAN when a header is malformed
    */
   advance(data: Uint8Array, from: number): { readonly at: number; readonly frameEnds: boolean } {
-    if (this.#ended()) this.#header = undefined;
+    if (this.#frameEnded) this.#header = undefined;
+    this.#frameEnded = false;
     let at = from;
-    while (at < data.length) {
+    while (at < data.length && !this.#frameEnded) {
+      if (this.#body === 0) at = this.#takeHeader(data, at);
       const body = Math.min(this.#body, data.length - at);
       this.#body -= body;
       at += body;
-      if (this.#ended()) {
-        this.#lastBlock = false;
-        return { at, frameEnds: true };
-      }
-      if (this.#body === 0 && at < data.length) at = this.#takeHeader(data, at);
-      if (this.#ended()) {
-        this.#lastBlock = false;
-        return { at, frameEnds: true };
-      }
+      this.#frameEnded = this.#lastBlock && this.#body === 0;
     }
-    return { at, frameEnds: false };
-  }
-
-  #ended(): boolean {
-    return this.#lastBlock && this.#body === 0;
+    if (this.#frameEnded) this.#lastBlock = false;
+    return { at, frameEnds: this.#frameEnded };
   }
 
   /** Takes one byte of a header; when that makes it whole, begins its body. */
