@@ -139,7 +139,9 @@ async function convertIndex(context: ConvertContext, options: ConvertOptions, in
 
 async function passThrough(context: ConvertContext, raw: RawManifest): Promise<void> {
   const manifest = parseManifest(raw.bytes, raw.descriptor.mediaType);
-  await forEachBounded(LAYERS_AT_ONCE, [manifest.config, ...manifest.layers], (blob) => copyBlob(context, blob));
+  await forEachBounded(LAYERS_AT_ONCE, [manifest.config, ...manifest.layers], async (blob) => {
+    await copyBlob(context, blob);
+  });
   await context.target.putBytes(raw.descriptor, raw.bytes);
 }
 
