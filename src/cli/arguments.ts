@@ -117,8 +117,14 @@ function checkPositionals(args: ArgsDef, positionals: readonly string[]): void {
   const defs = Object.entries(args).filter(([, def]) => def.type === "positional");
   const missing = defs.slice(positionals.length).find(([, def]) => def.required !== false);
   if (missing !== undefined) throw usageError(`Missing argument ${nameOfPositional(missing[0])}`);
-  const extra = positionals[defs.length];
+  const takesMore = defs.some(([, def]) => isVariadic(def));
+  const extra = takesMore ? undefined : positionals[defs.length];
   if (extra !== undefined) throw usageError(`Unexpected argument ${JSON.stringify(extra)}`);
+}
+
+/** Whether a positional, the last one, stands for any number of words. */
+export function isVariadic(def: ArgDef): boolean {
+  return def.type === "positional" && def.valueHint?.endsWith("...") === true;
 }
 
 /** How help and messages write a positional: `SOURCE`. */

@@ -11,6 +11,22 @@ export const COMMAND_GROUPS = [
   [
     "Image commands",
     {
+      pull: {
+        summary: "Bring an image into the store, whole or ready to be read lazily",
+        load: async () => (await import("./commands/pull.ts")).pullCommand,
+      },
+      images: {
+        summary: "List the images of the store",
+        load: async () => (await import("./commands/images.ts")).imagesCommand,
+      },
+      rmi: {
+        summary: "Remove images from the store",
+        load: async () => (await import("./commands/rmi.ts")).rmiCommand,
+      },
+      prune: {
+        summary: "Remove what no image of the store needs",
+        load: async () => (await import("./commands/prune.ts")).pruneCommand,
+      },
       convert: {
         summary: "Convert an image to Nydus (RAFS v6)",
         load: async () => (await import("./commands/convert.ts")).convertCommand,

@@ -1,5 +1,5 @@
 import type { ArgDef, ArgsDef } from "citty";
-import { aliasesOf, GLOBAL_ARGS, nameOfPositional } from "./arguments.ts";
+import { aliasesOf, GLOBAL_ARGS, isVariadic, nameOfPositional } from "./arguments.ts";
 import type { CommandWithUsage } from "./command.ts";
 import { COMMAND_GROUPS, type CommandEntry } from "./commands.ts";
 import { versionLine } from "./version.ts";
@@ -27,7 +27,8 @@ function flagSection(title: string, args: ArgsDef): string {
 }
 
 function positionalWord([name, def]: readonly [string, ArgDef]): string {
-  return def.required === false ? `[${nameOfPositional(name)}]` : nameOfPositional(name);
+  const word = `${nameOfPositional(name)}${isVariadic(def) ? "..." : ""}`;
+  return def.required === false ? `[${word}]` : word;
 }
 
 /** Help of the whole program, in nerdctl's manner; loads no command. */

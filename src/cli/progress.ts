@@ -50,18 +50,21 @@ function rate(bytes: number, ms: number): string {
 /** A line a layer: redrawn in place on a terminal, otherwise one line when it starts and one when it is done. */
 class ScreenProgress implements ClosableProgress {
   readonly #screen: ProgressScreen;
+  readonly #verb: string;
   readonly #layers = new Map<string, LayerState>();
   #drawnLines = 0;
   #drawnMs = Number.NEGATIVE_INFINITY;
 
-  constructor(screen: ProgressScreen) {
+  /** @param verb what is done to layers: "converting" */
+  constructor(screen: ProgressScreen, verb: string) {
     this.#screen = screen;
+    this.#verb = verb;
   }
 
   layerStarted(layer: ProgressLayer): void {
     this.#layers.set(layer.digest, { layer, startMs: this.#screen.now(), readBytes: 0 });
     if (this.#screen.isTerminal) this.#redraw(true);
-    else this.#line(`layer ${shortDigest(layer.digest)}: converting ${formatBytes(layer.sizeBytes)}`);
+    else this.#line(`layer ${shortDigest(layer.digest)}: ${this.#verb} ${formatBytes(layer.sizeBytes)}`);
   }
 
   layerAdvanced(layer: ProgressLayer, bytes: number): void {
@@ -128,7 +131,10 @@ function stderrScreen(): ProgressScreen {
 }
 
 /** Progress on stderr; nothing with `quiet`. */
-export function openProgress(options: { readonly quiet: boolean }, screen?: ProgressScreen): ClosableProgress {
+export function openProgress(
+  options: { readonly quiet: boolean; readonly verb?: string },
+  screen?: ProgressScreen,
+): ClosableProgress {
   if (options.quiet) return { ...NO_PROGRESS, close: () => undefined };
-  return new ScreenProgress(screen ?? stderrScreen());
+  return new ScreenProgress(screen ?? stderrScreen(), options.verb ?? "converting");
 }

@@ -62,6 +62,13 @@ export function parseChoice<T extends string>(flag: string, text: string, choice
   return found;
 }
 
+/** The platforms of a `--platform` flag that takes several, or all; this machine's without either. @throws EINVAL */
+export function platformsOf(text: string | undefined, all: boolean): readonly [Platform, ...Platform[]] | "all" {
+  if (all) return "all";
+  const [first = hostPlatform(process.arch), ...others] = parseList("platform", text).map(parsePlatform);
+  return [first, ...others];
+}
+
 /** The platform of a `--platform` flag; this machine's without one. @throws EINVAL */
 export function platformOf(text: string | undefined): Platform {
   return text === undefined ? hostPlatform(process.arch) : parsePlatform(text);

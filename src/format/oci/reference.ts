@@ -92,6 +92,13 @@ export function formatReference(reference: Reference): string {
   return `${reference.registry}/${reference.repository}${tag}${digest}`;
 }
 
+/** The name without tag as docker and nerdctl show it: `alpine` for docker.io/library/alpine (distribution/reference). */
+export function familiarRepository({ registry, repository }: Reference): string {
+  if (registry !== DEFAULT_REGISTRY) return `${registry}/${repository}`;
+  const short = repository.startsWith(OFFICIAL_PREFIX) ? repository.slice(OFFICIAL_PREFIX.length) : repository;
+  return short.includes("/") ? repository : short;
+}
+
 /** What a registry's API is asked for: the digest where there is one, else the tag. */
 export function manifestKey(reference: Reference): string {
   return reference.digest ?? reference.tag ?? DEFAULT_TAG;
