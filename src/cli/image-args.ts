@@ -1,16 +1,28 @@
 import type { ArgsDef } from "citty";
 import { NydusError } from "../base/errors.ts";
+import { DEFAULT_PULL, PULL_POLICIES, type PullPolicy } from "../content/local/open-image-source.ts";
 import { type OpenedImage, openBootstrap, openImage } from "../operation/image/open.ts";
 import type { CodecPool } from "../os/codec-pool.ts";
 import { openCodecPool } from "../os/codec-threads.ts";
 import type { CliContext } from "./command.ts";
-import { platformOf } from "./values.ts";
+import { parseChoice, platformOf } from "./values.ts";
+
+/** The flag of commands that look for an image in the store first. */
+export const PULL_ARGS = {
+  pull: {
+    type: "enum",
+    options: [...PULL_POLICIES],
+    default: DEFAULT_PULL,
+    description: "Ask the registry what a name means",
+  },
+} as const satisfies ArgsDef;
 
 /** Flags of commands that read an image: it has a name, or it is a bootstrap and a directory of blobs. */
 export const IMAGE_ARGS = {
   bootstrap: { type: "string", valueHint: "FILE", description: "Bootstrap to open in the place of IMAGE" },
   "blob-dir": { type: "string", valueHint: "DIR", description: "Directory of its blobs, named by their digests" },
   platform: { type: "string", valueHint: "OS/ARCH", description: "Image of an index (default this machine's)" },
+  ...PULL_ARGS,
 } as const satisfies ArgsDef;
 
 /** The usage lines of a command that takes an image by its name or by its parts. @param words what follows it */
@@ -23,6 +35,7 @@ export interface ImageArguments {
   readonly bootstrap?: string | undefined;
   readonly "blob-dir"?: string | undefined;
   readonly platform?: string | undefined;
+  readonly pull?: string | undefined;
 }
 
 /** An image that is read by its name, or by its parts. */
@@ -53,6 +66,11 @@ export function chooseImage(
   return { image: { name }, rest };
 }
 
+/** The policy of a `--pull` flag. @throws EINVAL */
+export function pullOf(text: string | undefined): PullPolicy {
+  return text === undefined ? DEFAULT_PULL : parseChoice("pull", text, PULL_POLICIES);
+}
+
 /** An image and the threads that decode it. */
 export interface ImageSession {
   readonly image: OpenedImage;
@@ -77,6 +95,8 @@ export function openChosen(
   args: ImageArguments,
   { root, signal }: CliContext,
 ): Promise<OpenedImage> {
-  if ("name" in choice) return openImage(choice.name, { root, signal, platform: platformOf(args.platform) });
+  if ("name" in choice) {
+    return openImage(choice.name, { root, signal, platform: platformOf(args.platform), pull: pullOf(args.pull) });
+  }
   return openBootstrap(choice.bootstrapPath, { blobDir: choice.blobDir });
 }

@@ -64,6 +64,7 @@ export function parseChoice<T extends string>(flag: string, text: string, choice
 
 /** The platforms of a `--platform` flag that takes several, or all; this machine's without either. @throws EINVAL */
 export function platformsOf(text: string | undefined, all: boolean): readonly [Platform, ...Platform[]] | "all" {
+  if (all && text !== undefined) throw badValue("platform", text, "either --platform or --all-platforms");
   if (all) return "all";
   const [first = hostPlatform(process.arch), ...others] = parseList("platform", text).map(parsePlatform);
   return [first, ...others];

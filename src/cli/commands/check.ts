@@ -1,12 +1,12 @@
 import { ERROR_CODES, formatError, type NydusError } from "../../base/errors.ts";
-import { openSource } from "../../content/store/open-store.ts";
+import { openImageSource, type PullPolicy } from "../../content/local/open-image-source.ts";
 import { type CheckReport, checkImage } from "../../operation/image/check.ts";
 import { compareWithSource, type Difference } from "../../operation/image/compare.ts";
 import { readManifestOf } from "../../operation/image/read-manifest.ts";
 import { readSourceTree } from "../../operation/image/source-tree.ts";
 import { loadCodecs } from "../../os/codecs.ts";
 import { type CliContext, nydusCommand } from "../command.ts";
-import { bothUsages, chooseImage, IMAGE_ARGS, type ImageSession, withImage } from "../image-args.ts";
+import { bothUsages, chooseImage, IMAGE_ARGS, type ImageSession, pullOf, withImage } from "../image-args.ts";
 import { printJson, printText } from "../output.ts";
 import { formatBytes } from "../progress.ts";
 import { platformOf } from "../values.ts";
@@ -17,11 +17,11 @@ const DIFFERENCE_LIMIT = 1000;
 async function compare(
   { image, pool }: ImageSession,
   against: string,
-  platform: string | undefined,
+  { platform, pull }: { readonly platform: string | undefined; readonly pull: PullPolicy },
   { root, signal }: CliContext,
 ): Promise<readonly Difference[]> {
   const codecs = await loadCodecs();
-  await using source = await openSource(against, { root, signal });
+  await using source = await openImageSource(against, { root, signal }, pull);
   const { manifest } = await readManifestOf(source, platformOf(platform));
   const tree = await readSourceTree(source, manifest.layers, { codecs, signal });
   const differences: Difference[] = [];
@@ -60,9 +60,10 @@ the image shows what the layers of another image show, path by path. The exit st
       const { pool, image } = session;
       const report = await checkImage(image, { pool, signal: context.signal, sha256: () => codecs.sha256() });
       const { against } = args;
+      const wanted = { platform: args.platform, pull: pullOf(args.pull) };
       const damaged = report.problems.length > 0;
       const differences =
-        against === undefined || damaged ? undefined : await compare(session, against, args.platform, context);
+        against === undefined || damaged ? undefined : await compare(session, against, wanted, context);
       if (context.json) await printJson({ ...report, problems: report.problems.map(problemJson), differences });
       else await printText(formatReport(report, differences));
       if (report.problems[0] !== undefined) return ERROR_CODES[report.problems[0].code].exit;

@@ -2,6 +2,7 @@ import { NydusError } from "../../base/errors.ts";
 import { CHUNK_BYTES_LIMITS } from "../../format/rafs/superblock.ts";
 import { type ConvertSummary, convertImage } from "../../operation/image/convert.ts";
 import { type CliContext, nydusCommand } from "../command.ts";
+import { PULL_ARGS, pullOf } from "../image-args.ts";
 import { printJson, printText } from "../output.ts";
 import { formatBytes, openProgress } from "../progress.ts";
 import { badValue, parseChoice, parseInteger, parseList, parseSize } from "../values.ts";
@@ -48,6 +49,7 @@ e.g., 'nydus convert oci:./alpine:latest oci:./alpine:nydus'
       description: "Platforms to convert (default this machine's)",
     },
     "all-platforms": { type: "boolean", description: "Convert every platform of an index" },
+    ...PULL_ARGS,
     compressor: {
       type: "enum",
       options: ["zstd", "lz4_block", "none"],
@@ -80,6 +82,7 @@ e.g., 'nydus convert oci:./alpine:latest oci:./alpine:nydus'
         root: context.root,
         platforms,
         allPlatforms,
+        pull: pullOf(args.pull),
         compressor: parseChoice("compressor", args.compressor, ["zstd", "lz4_block", "none"]),
         ...(level !== undefined && { compressionLevel: parseInteger("compression-level", level, LEVELS) }),
         chunkBytes: parseChunkSize(args["chunk-size"]),

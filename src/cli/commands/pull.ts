@@ -1,4 +1,3 @@
-import { NydusError } from "../../base/errors.ts";
 import { pullImage } from "../../operation/image/pull.ts";
 import { nydusCommand } from "../command.ts";
 import { printJson, printText } from "../output.ts";
@@ -25,9 +24,6 @@ e.g., 'nydus pull registry.example/app:nydus'
   },
   async run(args, context) {
     const { root, signal, json, quiet } = context;
-    if (args.platform !== undefined && args["all-platforms"] === true) {
-      throw new NydusError("EINVAL", "Flags --platform and --all-platforms exclude each other");
-    }
     const progress = openProgress({ quiet, verb: "pulling" });
     try {
       const summary = await pullImage({

@@ -1,5 +1,6 @@
 import type { Digest } from "../../base/digest.ts";
-import { openSource, openTarget } from "../../content/store/open-store.ts";
+import { openImageSource, type PullPolicy } from "../../content/local/open-image-source.ts";
+import { openTarget } from "../../content/store/open-store.ts";
 import type { Compressor, Digester } from "../../format/codec/codecs.ts";
 import { hostPlatform, parsePlatform } from "../../format/oci/platform.ts";
 import { openCodecPool } from "../../os/codec-threads.ts";
@@ -22,6 +23,8 @@ export interface ConvertRequest {
   readonly platforms: readonly string[];
   /** Every image of an index, attestations passed through. */
   readonly allPlatforms: boolean;
+  /** Whether the image store or the registry says what the source's name means. */
+  readonly pull?: PullPolicy | undefined;
   readonly compressor: Compressor;
   /** Of zstd, {@link DEFAULT_ZSTD_LEVEL} when left out. */
   readonly compressionLevel?: number | undefined;
@@ -48,7 +51,7 @@ export interface ConvertSummary {
 export async function convertImage(request: ConvertRequest): Promise<ConvertSummary> {
   const { root, signal, compressor, chunkBytes, digester } = request;
   const platforms = platformsOf(request);
-  await using source = await openSource(request.source, { root, signal });
+  await using source = await openImageSource(request.source, { root, signal }, request.pull);
   await using target = await openTarget(request.target, { root, signal });
   await using pool = openCodecPool();
   const codecs = await loadCodecs();

@@ -3,9 +3,11 @@ import { basename, join } from "node:path";
 import { type Digest, digestOfHex, hexOf } from "../../base/digest.ts";
 import { asNydusError, inPlace, NydusError } from "../../base/errors.ts";
 import { BlobCache } from "../../content/cache/blob-cache.ts";
+import { Lease } from "../../content/local/lease.ts";
+import { openImageSource, type PullPolicy } from "../../content/local/open-image-source.ts";
+import { storePaths } from "../../content/local/paths.ts";
 import { openBlobOfDir } from "../../content/store/blob-dir.ts";
 import { Closers } from "../../content/store/closers.ts";
-import { openSource } from "../../content/store/open-store.ts";
 import type { ByteSource } from "../../content/store/source.ts";
 import type { ImageSource } from "../../content/store/store.ts";
 import type { Codecs } from "../../format/codec/codecs.ts";
@@ -33,6 +35,8 @@ export interface OpenImageOptions {
   readonly root: string;
   /** Of an index; this machine's unless given. */
   readonly platform?: Platform | undefined;
+  /** Whether the image store or the registry says what the name means. */
+  readonly pull?: PullPolicy | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -84,10 +88,11 @@ export interface OpenedImage extends AsyncDisposable {
 export async function openImage(name: string, options: OpenImageOptions): Promise<OpenedImage> {
   await using stack = new Closers();
   const { root, signal = new AbortController().signal } = options;
-  const source = stack.use(await openSource(name, { root, signal }));
+  const source = stack.use(await openImageSource(name, { root, signal }, options.pull));
   const { descriptor, bytes } = await chooseManifest(source, options.platform ?? hostPlatform(process.arch));
   const manifest = parseManifest(bytes, descriptor.mediaType);
   const bootstrapLayer = bootstrapLayerOf(manifest, source.name);
+  stack.use(await leaseParts(root, descriptor, manifest));
   const codecs = await loadCodecs();
   const stored = await storeBootstrap(source, bootstrapLayer, { root, codecs, signal });
   const layers = new Map(manifest.layers.slice(0, -1).map((layer) => [hexOf(layer.digest), layer]));
@@ -106,6 +111,13 @@ export async function openImage(name: string, options: OpenImageOptions): Promis
   const opened = await openParts({ name: source.name, bootstrapPath: stored.path, openBlob, readMeta, codecs }, stack);
   const readConfig = (): Promise<Uint8Array> => source.readBlob(manifest.config);
   return { ...opened, documents: { descriptor, manifest, manifestBytes: bytes, readConfig } };
+}
+
+/** Keeps what is there of an image, its bootstrap and its caches, while it is open. */
+async function leaseParts(root: string, descriptor: Descriptor, manifest: Manifest): Promise<Lease> {
+  const lease = new Lease(storePaths(root));
+  await lease.add(descriptor.digest, manifest.config.digest, ...manifest.layers.map(({ digest }) => digest));
+  return lease;
 }
 
 async function chooseManifest(
