@@ -69,6 +69,7 @@ test("buildLayer() writes each content once and refers to it wherever it occurs"
   expect(c).toEqual(a?.slice(0, 1) as []);
   expect(blob.record?.chunkCount).toBe(3);
   expect(blob.record?.deviceBytes).toBe(12288);
+  expect(part(blob.bytes, TOC_NAMES.data).compressedBytes).toBe(9000);
 });
 
 test("buildLayer() stores a chunk plain when it does not shrink, and says so", async () => {
@@ -120,7 +121,10 @@ test("buildLayer() gives the same blob whichever batch is ready first and howeve
       pool.before = () => Bun.sleep(random.below(4));
       const sink = new MemoryBlob();
       const options = { ...OPTIONS, chunkBytes: 1 << 16 };
-      return (await buildLayer(pieces(tar, size), sink, { codecs, pool, options })).blob.digest;
+      const { tree, blob } = await buildLayer(pieces(tar, size), sink, { codecs, pool, options });
+      const indexes = [...tree.children.values()].flatMap((node) => node.chunks.map((chunk) => chunk.index));
+      expect(indexes).toEqual(Array.from(indexes, (_, i) => i)); // the data lies in the order of the files
+      return blob.digest;
     }),
   );
   expect(new Set(digests).size).toBe(1);
@@ -173,6 +177,7 @@ test("mergeBuiltLayers() points equal chunks of two layers at the lower copy and
 
 test("mergeBuiltLayers() lists a layer that occurs twice once", async () => {
   const layer = await build([file("a", noise(50, 6))]);
-  const { blobs } = mergeBuiltLayers([layer, layer], OPTIONS);
-  expect(blobs.map((blob) => blob.digest)).toEqual([layer.blob.digest]);
+  const other = await build([file("b", noise(50, 7))]);
+  const { blobs } = mergeBuiltLayers([layer, other, layer], OPTIONS);
+  expect(blobs.map((blob) => blob.digest)).toEqual([layer.blob.digest, other.blob.digest]);
 });
