@@ -22,7 +22,7 @@ import type { BlobName } from "./blobs.ts";
 import { type StorePaths, storedBlobPath } from "./paths.ts";
 
 /** Bytes hashed and written at once: one such piece is written while the next one comes. */
-const PIECE_BYTES = 1 << 20;
+const PIECE_BYTES = 256 << 10;
 /** How often one looks whether another process that brings the same blob has done. */
 const WAIT_STEP_MS = 50;
 
