@@ -65,6 +65,10 @@ export const COMMAND_GROUPS = [
         summary: "List the mounts and the processes that serve them",
         load: async () => (await import("./commands/mounts.ts")).mountsCommand,
       },
+      daemon: {
+        summary: "Look at the process that serves the mounts, or end it",
+        load: async () => (await import("./commands/daemon.ts")).daemonCommand,
+      },
     },
   ],
 ] as const satisfies readonly (readonly [string, Readonly<Record<string, CommandEntry>>])[];

@@ -1,17 +1,17 @@
-import { closeSync, openSync, readSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, constants, openSync, readSync, writeFileSync, writeSync } from "node:fs";
 import { NydusError } from "../base/errors.ts";
+import { mountByFusermount } from "./fusermount.ts";
 import { libc, systemFailure } from "./syscall.ts";
 
 const DEVICE = "/dev/fuse";
-/** _IOR(229, 0, u32) of linux/fuse.h. */
-const FUSE_DEV_IOC_CLONE = 0x8004e500;
 const MS_RDONLY = 1;
 const MS_NOSUID = 2;
 const MS_NODEV = 4;
+const MS_NOEXEC = 8;
 const MS_NOATIME = 1024;
 const EPERM = 1;
 
-/** How a FUSE file system is mounted. */
+/** How a FUSE file system is mounted; what is undefined is the default of who mounts. */
 export interface FuseMountOptions {
   /** What the first column of mount(8) shows. */
   readonly source: string;
@@ -23,15 +23,19 @@ export interface FuseMountOptions {
   readonly suid: boolean;
   /** Let device nodes be opened. */
   readonly dev: boolean;
+  /** Let programs be run. */
+  readonly exec: boolean;
+  /** Let others than who mounts in. */
+  readonly allowOther: boolean;
 }
 
 /**
- * Opens /dev/fuse.
+ * Opens /dev/fuse; reading from it does not wait.
  * @throws ENOTSUP the kernel has no FUSE; EPERM not allowed here
  */
-export function openFuseDevice(): number {
+function openFuseDevice(): number {
   try {
-    return openSync(DEVICE, "r+");
+    return openSync(DEVICE, constants.O_RDWR | constants.O_NONBLOCK);
   } catch (error) {
     const code = (error as { code?: string }).code;
     const missing = code === "ENOENT" || code === "ENODEV" || code === "ENXIO";
@@ -46,59 +50,73 @@ export function openFuseDevice(): number {
 }
 
 /**
- * Mounts a read-only FUSE file system that is served through `fd`, an unused descriptor of /dev/fuse.
- * @throws EPERM without CAP_SYS_ADMIN; EIO as mount(2) has it
+ * Mounts a read-only FUSE file system: by mount(2) where that is allowed, else by fusermount3.
+ * @returns the descriptor of /dev/fuse that serves it; reading from it does not wait
+ * @throws EPERM not allowed, or not by fusermount3; ENOTSUP no FUSE, or no fusermount3; EIO as mount(2) has it
  */
-export function mountFuse(fd: number, mountpoint: string, options: FuseMountOptions): void {
-  const data = [
-    `fd=${fd}`,
-    "rootmode=40000",
-    "user_id=0",
-    "group_id=0",
-    "allow_other",
-    "default_permissions",
-    `max_read=${options.maxReadBytes}`,
-  ].join(",");
-  const flags = MS_RDONLY | MS_NOATIME | (options.suid ? 0 : MS_NOSUID) | (options.dev ? 0 : MS_NODEV);
-  const type = `fuse.${options.subtype}`;
-  const errno = libc().mount({ source: options.source, target: mountpoint, type, flags, data });
+export function mountFuse(mountpoint: string, options: FuseMountOptions): number {
+  if (!isRoot()) return mountByFusermount(mountpoint, optionsOf(options));
+  const fd = openFuseDevice();
+  try {
+    mountByCall(fd, mountpoint, options);
+    return fd;
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+}
+
+/** Whether mounting is tried without fusermount3. */
+function isRoot(): boolean {
+  return process.geteuid?.() === 0;
+}
+
+/** What both ways to mount understand. */
+function commonData({ maxReadBytes, allowOther }: FuseMountOptions): string[] {
+  return [...(allowOther ? ["allow_other"] : []), "default_permissions", `max_read=${maxReadBytes}`];
+}
+
+/** As fusermount3 takes them. */
+function optionsOf(options: FuseMountOptions): string {
+  const { source, subtype, suid, dev, exec } = options;
+  // fusermount3 wants commas and backslashes of the name quoted
+  const fsname = source.replace(/[\\,]/g, "\\$&");
+  const flags = ["ro", "noatime", suid ? "suid" : "nosuid", dev ? "dev" : "nodev", exec ? "exec" : "noexec"];
+  return [...commonData(options), `fsname=${fsname}`, `subtype=${subtype}`, ...flags].join(",");
+}
+
+function mountByCall(fd: number, mountpoint: string, options: FuseMountOptions): void {
+  const { source, subtype, suid, dev, exec } = options;
+  const data = [`fd=${fd}`, "rootmode=40000", "user_id=0", "group_id=0", ...commonData(options)].join(",");
+  const flags = MS_RDONLY | MS_NOATIME | (suid ? 0 : MS_NOSUID) | (dev ? 0 : MS_NODEV) | (exec ? 0 : MS_NOEXEC);
+  const errno = libc().mount({ source, target: mountpoint, type: `fuse.${subtype}`, flags, data });
   if (errno === EPERM) throw new NydusError("EPERM", "Cannot mount: needs root (CAP_SYS_ADMIN)", { path: mountpoint });
   if (errno !== 0) throw systemFailure(errno, "mount", { path: mountpoint });
 }
 
-/** A further descriptor of a mounted connection, with its own list of requests in hand. */
-export function cloneFuseDevice(fd: number): number {
-  const clone = openFuseDevice();
-  const errno = libc().ioctlU32(clone, FUSE_DEV_IOC_CLONE, fd);
-  if (errno === 0) return clone;
-  closeSync(clone);
-  throw systemFailure(errno, "clone FUSE descriptor");
-}
-
 /**
- * Waits for the next request; blocks the thread.
- * @returns bytes read into `buffer`, or 0 when the file system has been unmounted or aborted
+ * Takes the next request, without waiting for one.
+ * @returns bytes read into `buffer`; 0 when there is none; -1 when the file system has been unmounted or aborted
  */
 export function readFuseRequest(fd: number, buffer: Uint8Array): number {
-  for (;;) {
-    try {
-      return readSync(fd, buffer);
-    } catch (error) {
-      const code = (error as { code?: string }).code;
-      if (code === "ENODEV" || code === "ECONNABORTED") return 0;
-      // ENOENT: the request was interrupted before it could be read.
-      if (code !== "EINTR" && code !== "ENOENT" && code !== "EAGAIN") throw error;
-    }
+  try {
+    return readSync(fd, buffer);
+  } catch (error) {
+    const code = (error as { code?: string }).code;
+    if (code === "ENODEV" || code === "ECONNABORTED") return -1;
+    // EAGAIN: another thread was faster. ENOENT: the request was interrupted before it could be read.
+    if (code === "EAGAIN" || code === "ENOENT" || code === "EINTR") return 0;
+    throw error;
   }
 }
 
 /**
- * Writes one reply to the descriptor that its request was read from.
+ * Writes one reply, the first bytes of `reply`.
  * @returns false when nobody waits for it any more (interrupted, unmounted)
  */
-export function writeFuseReply(fd: number, reply: Uint8Array): boolean {
+export function writeFuseReply(fd: number, reply: Uint8Array, sizeBytes: number): boolean {
   try {
-    writeSync(fd, reply);
+    writeSync(fd, reply, 0, sizeBytes);
     return true;
   } catch (error) {
     const code = (error as { code?: string }).code;

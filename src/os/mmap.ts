@@ -1,10 +1,12 @@
 import { closeSync, fstatSync, openSync, readFileSync } from "node:fs";
-import { asNydusError } from "../base/errors.ts";
-import { hasLibc, libc, systemFailure } from "./syscall.ts";
+import { asNydusError, NydusError } from "../base/errors.ts";
+import { hasLibc, libc, type Mapping, systemFailure } from "./syscall.ts";
 
 /** The bytes of a file. They must not be touched after `close`: under Bun they are a mapping that is then gone. */
 export interface MappedFile extends Disposable {
   readonly bytes: Uint8Array;
+  /** Where {@link viewMapping} finds them in another thread; undefined where the file was read. */
+  readonly address: number | undefined;
   close(): void;
 }
 
@@ -17,10 +19,10 @@ export function mapFile(path: string): MappedFile {
   const fd = openToRead(path);
   try {
     const { size } = fstatSync(fd);
-    if (size === 0 || !hasLibc()) return mapped(new Uint8Array(readFileSync(fd)), () => undefined);
+    if (size === 0 || !hasLibc()) return mapped(new Uint8Array(readFileSync(fd)));
     const { errno, mapping } = libc().mapFile(fd, size);
     if (mapping === undefined) throw systemFailure(errno, "map file", { path, length: size });
-    return mapped(mapping.bytes, mapping.unmap);
+    return mapped(mapping.bytes, mapping);
   } catch (error) {
     throw asNydusError(error, { path });
   } finally {
@@ -36,11 +38,31 @@ function openToRead(path: string): number {
   }
 }
 
-function mapped(bytes: Uint8Array, unmap: () => void): MappedFile {
+function mapped(bytes: Uint8Array, mapping?: Mapping): MappedFile {
   let open = true;
   const close = (): void => {
-    if (open) unmap();
+    if (open) mapping?.unmap();
     open = false;
   };
-  return { bytes, close, [Symbol.dispose]: close };
+  return { bytes, address: mapping?.address, close, [Symbol.dispose]: close };
+}
+
+/** A mapping as a message to another thread of this process carries it. */
+export interface SharedMapping {
+  readonly address: number;
+  readonly sizeBytes: number;
+}
+
+/**
+ * A mapping for another thread: one mapping for all of them counts once as resident memory.
+ * @throws ENOTSUP where files are not mapped but read
+ */
+export function shareMapping({ address, bytes }: MappedFile): SharedMapping {
+  if (address === undefined) throw new NydusError("ENOTSUP", "Cannot share bytes between threads: they are not mapped");
+  return { address, sizeBytes: bytes.length };
+}
+
+/** The bytes of a shared mapping. The thread that made it must keep it open for as long as they are used. */
+export function viewMapping({ address, sizeBytes }: SharedMapping): Uint8Array {
+  return libc().viewMapping(address, sizeBytes);
 }

@@ -2,6 +2,7 @@ import { spawnSync } from "node:child_process";
 import { readFileSync, realpathSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { asNydusError, NydusError } from "../base/errors.ts";
+import { unmountByFusermount } from "./fusermount.ts";
 import { hasLibc, libc, systemFailure } from "./syscall.ts";
 
 /** One line of /proc/self/mountinfo (proc_pid_mountinfo(5)); paths as Latin-1 would be wrong, so they are UTF-8. */
@@ -24,6 +25,7 @@ export const MNT_FORCE = 1;
 export const MNT_DETACH = 2;
 const UMOUNT_NOFOLLOW = 8;
 
+const EPERM = 1;
 const EINVAL = 22;
 const EBUSY = 16;
 const ENOENT = 2;
@@ -124,9 +126,20 @@ export function unmount(mountpoint: string, flags = 0): UnmountResult {
   if (!hasLibc()) return unmountByCommand(mountpoint, flags);
   const errno = libc().umount(mountpoint, flags | UMOUNT_NOFOLLOW);
   if (errno === 0) return "unmounted";
+  if (errno === EPERM && process.geteuid?.() !== 0) return unmountAsUser(mountpoint, flags);
   if (errno === EINVAL || errno === ENOENT) return "not-mounted";
   if (errno === EBUSY) return "busy";
   throw systemFailure(errno, "unmount", { path: mountpoint });
+}
+
+/** The same by fusermount3, which unmounts what the user has mounted by it. */
+function unmountAsUser(mountpoint: string, flags: number): UnmountResult {
+  if (findMount(mountpoint) === undefined) return "not-mounted";
+  const { status, message } = unmountByFusermount(mountpoint, (flags & MNT_DETACH) !== 0);
+  if (status === 0) return "unmounted";
+  if (findMount(mountpoint) === undefined) return "not-mounted";
+  if (/busy/i.test(message)) return "busy";
+  throw new NydusError("EPERM", `Cannot unmount: ${message}`, { path: mountpoint });
 }
 
 /** The same by umount(8), for runtimes that cannot call umount2(2). */

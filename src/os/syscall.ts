@@ -19,7 +19,26 @@ export interface Libc {
   flock(fd: number, operation: number): number;
   /** mmap(2) of a whole file, private and copy-on-write: what JavaScript writes by mistake never reaches the file. */
   mapFile(fd: number, lengthBytes: number): { readonly errno: number; readonly mapping?: Mapping };
+  /** The bytes of a mapping that another thread of this process has made, and keeps. */
+  viewMapping(address: number, lengthBytes: number): Uint8Array;
+  /** eventfd(2), counting from 0, closed on exec, not blocking. */
+  eventFd(): FdResult;
+  /** epoll_create1(2), closed on exec. */
+  epollCreate(): FdResult;
+  /** epoll_ctl(2). @param event a struct epoll_event */
+  epollControl(call: { epollFd: number; operation: number; fd: number; event: Uint8Array }): number;
+  /** epoll_wait(2) without end. @returns how many events were written, or -1 when a signal came */
+  epollWait(epollFd: number, events: Uint8Array, maxEvents: number): number;
+  /** socketpair(2) of connected unix stream sockets; the first is closed on exec. */
+  socketPair(): { readonly errno: number; readonly fds?: readonly [number, number] };
+  /** recvmsg(2) without waiting, for one byte and the descriptor that comes with it. */
+  receiveFd(socket: number): FdResult;
+  /** fcntl(2): O_NONBLOCK on. */
+  setNonBlocking(fd: number): number;
 }
+
+/** A new descriptor, or why there is none. */
+export type FdResult = { readonly errno: number; readonly fd?: number };
 
 /** Arguments of mount(2). */
 export interface MountRequest {
@@ -35,6 +54,7 @@ export interface MountRequest {
 /** Mapped bytes; touching `bytes` after `unmap` kills the process. */
 export interface Mapping {
   readonly bytes: Uint8Array;
+  readonly address: number;
   unmap(): void;
 }
 
@@ -43,11 +63,44 @@ const SYS = { fsopen: 430, fsconfig: 431, fsmount: 432 } as const;
 const FS_CLOEXEC = 1;
 const FSCONFIG_CMD_CREATE = 6;
 
+/** The same on x86-64 and arm64. */
+const O_NONBLOCK = 0o4000;
+const CLOEXEC = 0o2000000;
+const F_SETFL = 4;
+const F_GETFL = 3;
+const F_SETFD = 2;
+const AF_UNIX = 1;
+const SOCK_STREAM = 1;
+const MSG_DONTWAIT = 0x40;
+const MSG_CMSG_CLOEXEC = 0x40000000;
+const SOL_SOCKET = 1;
+const SCM_RIGHTS = 1;
+
 const PROT_READ = 1;
 const PROT_WRITE = 2;
 const MAP_PRIVATE = 2;
 /** Above every address that mmap gives: MAP_FAILED is the highest one. */
 const LOWEST_NON_ADDRESS = 2 ** 52;
+
+/** The functions of libc that are called, and their types. */
+const FUNCTIONS = {
+  mount: { args: ["ptr", "ptr", "ptr", "u64", "ptr"], returns: "i32" },
+  umount2: { args: ["ptr", "i32"], returns: "i32" },
+  ioctl: { args: ["i32", "u64", "ptr"], returns: "i32" },
+  flock: { args: ["i32", "i32"], returns: "i32" },
+  syscall: { args: ["i64", "i64", "i64", "i64", "i64", "i64"], returns: "i64" },
+  close: { args: ["i32"], returns: "i32" },
+  mmap: { args: ["ptr", "u64", "i32", "i32", "i32", "i64"], returns: "ptr" },
+  munmap: { args: ["ptr", "u64"], returns: "i32" },
+  eventfd: { args: ["u32", "i32"], returns: "i32" },
+  epoll_create1: { args: ["i32"], returns: "i32" },
+  epoll_ctl: { args: ["i32", "i32", "i32", "ptr"], returns: "i32" },
+  epoll_wait: { args: ["i32", "ptr", "i32", "i32"], returns: "i32" },
+  socketpair: { args: ["i32", "i32", "i32", "ptr"], returns: "i32" },
+  recvmsg: { args: ["i32", "ptr", "i32"], returns: "i64" },
+  fcntl: { args: ["i32", "i32", "i64"], returns: "i32" },
+  __errno_location: { args: [], returns: "ptr" },
+} as const;
 
 let loaded: Libc | undefined;
 
@@ -70,21 +123,12 @@ function loadLibc(): Libc {
     throw new NydusError("ENOTSUP", `Cannot call libc: ${runtime()} on ${process.platform} has no way to`);
   // Not an import statement: the bundle for Node must load this module too.
   const ffi = (process.getBuiltinModule as (id: string) => unknown)("bun:ffi") as typeof import("bun:ffi");
-  const call = ffi.dlopen("libc.so.6", {
-    mount: { args: ["ptr", "ptr", "ptr", "u64", "ptr"], returns: "i32" },
-    umount2: { args: ["ptr", "i32"], returns: "i32" },
-    ioctl: { args: ["i32", "u64", "ptr"], returns: "i32" },
-    flock: { args: ["i32", "i32"], returns: "i32" },
-    syscall: { args: ["i64", "i64", "i64", "i64", "i64", "i64"], returns: "i64" },
-    close: { args: ["i32"], returns: "i32" },
-    mmap: { args: ["ptr", "u64", "i32", "i32", "i32", "i64"], returns: "ptr" },
-    munmap: { args: ["ptr", "u64"], returns: "i32" },
-    __errno_location: { args: [], returns: "ptr" },
-  }).symbols;
+  const call = ffi.dlopen("libc.so.6", FUNCTIONS).symbols;
   const errno = (): number => ffi.read.i32(call.__errno_location() as never, 0);
   const system = (number: number, ...args: number[]): number =>
     Number(call.syscall(number, ...([...args, 0, 0, 0, 0, 0].slice(0, 5) as [number, number, number, number, number])));
   const errnoOf = (result: number): number => (result === 0 ? 0 : errno());
+  const fdOf = (fd: number): FdResult => (fd < 0 ? { errno: errno() } : { errno: 0, fd });
   return {
     mount: ({ source, target, type, flags, data }) =>
       errnoOf(call.mount(cString(source), cString(target), cString(type), flags, cString(data))),
@@ -105,9 +149,53 @@ function loadLibc(): Libc {
       const address = call.mmap(null, lengthBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
       if (address === null || Number(address) > LOWEST_NON_ADDRESS) return { errno: errno() };
       const bytes = new Uint8Array(ffi.toArrayBuffer(address, 0, lengthBytes));
-      return { errno: 0, mapping: { bytes, unmap: () => void call.munmap(address, lengthBytes) } };
+      const unmap = (): void => void call.munmap(address, lengthBytes);
+      return { errno: 0, mapping: { bytes, address: Number(address), unmap } };
     },
+    viewMapping: (address, lengthBytes) => new Uint8Array(ffi.toArrayBuffer(address as never, 0, lengthBytes)),
+    eventFd: () => fdOf(call.eventfd(0, O_NONBLOCK | CLOEXEC)),
+    epollCreate: () => fdOf(call.epoll_create1(CLOEXEC)),
+    epollControl: ({ epollFd, operation, fd, event }) => errnoOf(call.epoll_ctl(epollFd, operation, fd, event)),
+    epollWait: (epollFd, events, maxEvents) => call.epoll_wait(epollFd, events, maxEvents, -1),
+    socketPair: () => {
+      const fds = new Int32Array(2);
+      if (call.socketpair(AF_UNIX, SOCK_STREAM, 0, fds) !== 0) return { errno: errno() };
+      const [ours, theirs] = fds as unknown as [number, number];
+      call.fcntl(ours, F_SETFD, 1);
+      return { errno: 0, fds: [ours, theirs] };
+    },
+    receiveFd: (socket) => {
+      const message = new DescriptorMessage((bytes) => Number(ffi.ptr(bytes)));
+      const received = Number(call.recvmsg(socket, message.header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
+      return received < 0 ? { errno: errno() } : { errno: 0, ...message.fd };
+    },
+    setNonBlocking: (fd) => errnoOf(call.fcntl(fd, F_SETFL, call.fcntl(fd, F_GETFL, 0) | O_NONBLOCK)),
   };
+}
+
+/** A struct msghdr with room for one byte and one descriptor (cmsg(3), LP64). */
+class DescriptorMessage {
+  readonly header = new Uint8Array(56);
+  readonly #byte = new Uint8Array(1);
+  readonly #vector = new BigUint64Array(2);
+  readonly #control = new Uint8Array(24);
+
+  constructor(addressOf: (bytes: Uint8Array | BigUint64Array) => number) {
+    this.#vector[0] = BigInt(addressOf(this.#byte));
+    this.#vector[1] = 1n;
+    const view = new DataView(this.header.buffer);
+    view.setBigUint64(16, BigInt(addressOf(this.#vector)), true);
+    view.setBigUint64(24, 1n, true);
+    view.setBigUint64(32, BigInt(addressOf(this.#control)), true);
+    view.setBigUint64(40, BigInt(this.#control.length), true);
+  }
+
+  /** The descriptor that was received, if one was. */
+  get fd(): { readonly fd?: number } {
+    const view = new DataView(this.#control.buffer);
+    const isRights = view.getInt32(8, true) === SOL_SOCKET && view.getInt32(12, true) === SCM_RIGHTS;
+    return isRights && view.getBigUint64(0, true) >= 20n ? { fd: view.getInt32(16, true) } : {};
+  }
 }
 
 function cString(text: string): Uint8Array {

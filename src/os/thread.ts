@@ -18,10 +18,16 @@ export interface Thread {
  *   the bundle itself, whose `main.ts` dispatches on {@link threadRole}
  * @param role name of the thread's work
  * @param data structured-cloned to the thread
+ * @param transfer what in `data` is handed over
  */
-export function spawnThread(moduleUrl: string, role: string, data: unknown): Thread {
+export function spawnThread(
+  moduleUrl: string,
+  role: string,
+  data: unknown,
+  transfer: readonly Transferable[] = [],
+): Thread {
   const start: ThreadStart = { nydusRole: role, data };
-  const worker = new Worker(new URL(moduleUrl), { workerData: start });
+  const worker = new Worker(new URL(moduleUrl), { workerData: start, transferList: transfer as Transferable[] });
   return {
     worker,
     post: (message, transfer = []) => worker.postMessage(message, transfer as Transferable[]),

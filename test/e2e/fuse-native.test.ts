@@ -1,8 +1,9 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { mountFuseNative } from "../../src/operation/mount/fuse-native-engine.ts";
+import { openFuseNativeHost } from "../../src/operation/mount/fuse-native-engine.ts";
 import { listMounts } from "../../src/operation/mount/mount-record.ts";
+import { mapFile } from "../../src/os/mmap.ts";
 import { findMount } from "../../src/os/mount.ts";
 import { canMount, type MountFixture, makeMountFixture } from "../kit/mount-fixture.ts";
 import { run, shell } from "../kit/shell.ts";
@@ -79,9 +80,13 @@ describe.skipIf(!hasNative)("fuse-native under Node", () => {
   });
 });
 
-test.skipIf(!canMount)("mountFuseNative() says that it cannot run inside Bun", async () => {
+test.skipIf(!canMount)("fuse-native says that it cannot run inside Bun", async () => {
   using fixture = makeMountFixture();
   const { mountpoint, bootstrapPath } = fixture;
-  const error = await mountFuseNative({ mountpoint, bootstrapPath, devices: [] }).catch((thrown: unknown) => thrown);
+  using bootstrap = mapFile(bootstrapPath);
+  const options = { mountpoint, bootstrap, devices: [] };
+  const error = await openFuseNativeHost()
+    .mount(options)
+    .catch((thrown: unknown) => thrown);
   expect(error).toMatchObject({ code: "ENOTSUP" });
 });

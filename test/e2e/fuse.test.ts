@@ -3,8 +3,9 @@ import { readdirSync, readFileSync, readlinkSync, truncateSync, writeFileSync } 
 import { join } from "node:path";
 import { NydusError } from "../../src/base/errors.ts";
 import { openRafs } from "../../src/format/rafs/image.ts";
-import type { MountOptions, MountSession } from "../../src/operation/mount/engine.ts";
-import { mountFuse } from "../../src/operation/mount/fuse-session.ts";
+import type { MountHost, MountOptions, MountSession } from "../../src/operation/mount/engine.ts";
+import { openFuseHost } from "../../src/operation/mount/fuse-session.ts";
+import { type MappedFile, mapFile } from "../../src/os/mmap.ts";
 import { findMount } from "../../src/os/mount.ts";
 import { smallGolden } from "../kit/golden.ts";
 import { canMount, type MountFixture, makeMountFixture } from "../kit/mount-fixture.ts";
@@ -16,18 +17,21 @@ const CODE_OF_MESSAGE = { EIO: "Input/output error", ENOSPC: "No space left on d
 
 let fixture: MountFixture;
 let device: RawDevice;
+let host: MountHost;
 let session: MountSession | undefined;
+const bootstraps: MappedFile[] = [];
 let errors: NydusError[] = [];
 
-async function mount(options: Partial<MountOptions> = {}): Promise<MountSession> {
-  const { mountpoint, bootstrapPath } = fixture;
-  session = await mountFuse({
-    mountpoint,
-    bootstrapPath,
-    devices: [device],
-    onError: (error) => errors.push(error),
-    ...options,
-  });
+interface TestOptions extends Partial<Omit<MountOptions, "bootstrap">> {
+  readonly bootstrapPath?: string;
+}
+
+async function mount({ bootstrapPath = fixture.bootstrapPath, ...options }: TestOptions = {}): Promise<MountSession> {
+  const bootstrap = mapFile(bootstrapPath);
+  bootstraps.push(bootstrap);
+  const { mountpoint } = fixture;
+  const onError = (error: NydusError): void => void errors.push(error);
+  session = await host.mount({ mountpoint, bootstrap, devices: [device], onError, ...options });
   return session;
 }
 
@@ -54,9 +58,14 @@ async function codeOf(work: Promise<unknown>): Promise<string> {
 }
 
 beforeAll(() => {
-  if (canMount) fixture = makeMountFixture();
+  if (!canMount) return;
+  fixture = makeMountFixture();
+  host = openFuseHost();
 });
-afterAll(() => fixture?.[Symbol.dispose]());
+afterAll(async () => {
+  await host?.[Symbol.asyncDispose]();
+  fixture?.[Symbol.dispose]();
+});
 
 beforeEach(() => {
   if (canMount) device = new RawDevice(fixture.blobPath, FIXTURE_CHUNK_BYTES);
@@ -67,6 +76,7 @@ afterEach(async () => {
   if (!canMount) return;
   await session?.[Symbol.asyncDispose]();
   session = undefined;
+  for (const bootstrap of bootstraps.splice(0)) bootstrap.close();
   const left = { mount: findMount(fixture.mountpoint)?.type, descriptors: openDescriptors() };
   await run("umount", "-l", fixture.mountpoint);
   device[Symbol.dispose]();

@@ -1,23 +1,19 @@
+import { resolve } from "node:path";
 import { formatError, NydusError } from "../../base/errors.ts";
-import { type MountStats, openMountSource } from "../../operation/image/mount-source.ts";
-import { startMount } from "../../operation/mount/background.ts";
+import { formatImageName, parseImageName } from "../../format/oci/transport.ts";
+import { type ImageRequest, MountSources, type MountStats } from "../../operation/image/mount-source.ts";
 import { DEFAULT_ENGINE, ENGINES, type EngineName } from "../../operation/mount/engines.ts";
+import { parseMountFlags } from "../../operation/mount/mount-flags.ts";
 import { serveMount } from "../../operation/mount/serve.ts";
-import { umountMount } from "../../operation/mount/umount.ts";
+import { resolveMountpoint } from "../../os/mount.ts";
+import type { MountBody } from "../../service/daemon/api.ts";
+import { withDaemon } from "../../service/daemon/start.ts";
 import { type CliContext, nydusCommand } from "../command.ts";
-import {
-  bothUsages,
-  chooseImage,
-  IMAGE_ARGS,
-  type ImageArguments,
-  type ImageChoice,
-  openChosen,
-} from "../image-args.ts";
+import { daemonClient, daemonCommand, threadCount } from "../daemon-access.ts";
+import { bothUsages, chooseImage, IMAGE_ARGS, type ImageArguments, type ImageChoice, pullOf } from "../image-args.ts";
 import { printJson, printStderr } from "../output.ts";
 import { formatBytes } from "../progress.ts";
-import { parseChoice, parseDuration, parseInteger } from "../values.ts";
-
-const MAX_THREADS = 64;
+import { parseChoice, parseDuration, platformOf } from "../values.ts";
 
 /** A mount as the arguments ask for it. */
 interface MountRequest {
@@ -27,29 +23,42 @@ interface MountRequest {
   readonly engine: EngineName;
   readonly threads: number;
   readonly readTimeoutMs: number;
+  /** As after `-o`. */
+  readonly options: string;
+}
+
+function shownName(image: ImageChoice): string {
+  return "name" in image ? image.name : image.bootstrapPath;
 }
 
 async function mountInForeground(request: MountRequest, context: CliContext): Promise<void> {
-  const { image, imageArgs, mountpoint, engine, threads, readTimeoutMs } = request;
-  const { root, quiet, json } = context;
-  let stats: MountStats | undefined;
-  const open = (): ReturnType<typeof openMountSource> =>
-    openMountSource({
-      root,
-      readTimeoutMs,
-      open: () => openChosen(image, imageArgs, context),
-      onEnd: (ended) => {
-        stats = ended;
-      },
-    });
-  const onError = (error: NydusError): void => printStderr(`nydus: ${formatError(error)}\n`);
-  const shown = "name" in image ? image.name : image.bootstrapPath;
-  // From here on signals unmount; until then they interrupt as everywhere.
-  const onReady = (): void => context.releaseSignals();
-  await serveMount({ root, mountpoint, image: shown, engine, threads, readTimeoutMs, open, onReady, onError });
-  if (stats === undefined || quiet) return;
-  if (json) await printJson({ mountpoint, image: shown, ...stats });
+  const { mountpoint, engine, threads, readTimeoutMs } = request;
+  const { root, quiet, json, signal } = context;
+  const image = shownName(request.image);
+  await using sources = new MountSources(root);
+  await serveMount({
+    root,
+    mountpoint,
+    image,
+    engine,
+    threads,
+    readTimeoutMs,
+    flags: parseMountFlags(request.options),
+    open: () => sources.open(imageRequest(request), { readTimeoutMs, signal }),
+    // From here on signals unmount; until then they interrupt as everywhere.
+    onReady: () => context.releaseSignals(),
+    onError: (error) => printStderr(`nydus: ${formatError(error)}\n`),
+  });
+  if (quiet) return;
+  const stats = await sources.stats();
+  if (json) await printJson({ mountpoint, image, ...stats });
   else printStderr(summary(stats));
+}
+
+function imageRequest({ image, imageArgs }: MountRequest): ImageRequest {
+  return "name" in image
+    ? { name: image.name, platform: platformOf(imageArgs.platform), pull: pullOf(imageArgs.pull) }
+    : image;
 }
 
 function summary({ requests, demandBytes, prefetchBytes, filledBytes, blobBytes }: MountStats): string {
@@ -57,25 +66,37 @@ function summary({ requests, demandBytes, prefetchBytes, filledBytes, blobBytes 
   return `fetched ${fetched} in ${requests} requests, ${formatBytes(filledBytes)} uncompressed\n`;
 }
 
-/** The same command for the process in the background; it is asked nothing that this one has not checked. */
-function foregroundArgs(request: MountRequest, { root }: CliContext): string[] {
-  const { image, imageArgs, mountpoint, engine, threads, readTimeoutMs } = request;
-  const flags = ["--engine", engine, "--threads", `${threads}`, "--read-timeout", `${readTimeoutMs}ms`];
-  if (imageArgs.platform !== undefined) flags.push("--platform", imageArgs.platform);
-  const from = "name" in image ? [] : ["--bootstrap", image.bootstrapPath, "--blob-dir", image.blobDir];
-  const names = "name" in image ? [image.name, mountpoint] : [mountpoint];
-  return ["--root", root, "--quiet", "mount", "--foreground", ...flags, ...from, "--", ...names];
+async function mountInDaemon(request: MountRequest, context: CliContext): Promise<void> {
+  const { root, signal, json } = context;
+  const body = mountBody(request);
+  const client = daemonClient(context);
+  const start = { root, client, command: daemonCommand(context, request.threads), signal };
+  const record = await withDaemon(start, () => client.mount(body, signal));
+  if (json) await printJson(record);
 }
 
-async function mountInBackground(request: MountRequest, context: CliContext): Promise<void> {
-  const { root, signal } = context;
-  const { mountpoint } = request;
-  const record = await startMount({ root, mountpoint, args: foregroundArgs(request, context) });
-  if (signal.aborted) {
-    await umountMount({ root, mountpoint });
-    throw signal.reason;
-  }
-  if (context.json) await printJson(record);
+/** The request for the daemon, which works in another directory. */
+function mountBody({ image, imageArgs, mountpoint, engine, readTimeoutMs, options }: MountRequest): MountBody {
+  const { platform, pull } = imageArgs;
+  platformOf(platform);
+  parseMountFlags(options);
+  const sent =
+    "name" in image
+      ? { name: absoluteName(image.name), pull: pullOf(pull), ...(platform === undefined ? {} : { platform }) }
+      : { bootstrap: resolve(image.bootstrapPath), blobDir: resolve(image.blobDir) };
+  const shown = shownName(image);
+  return { image: sent, shown, mountpoint: resolveMountpoint(mountpoint), engine, readTimeoutMs, options };
+}
+
+/** An image name whose path does not depend on the directory that one is in. */
+function absoluteName(text: string): string {
+  const name = parseImageName(text);
+  if (name.transport === "docker") return text;
+  const path = resolve(name.path);
+  if (!path.includes(":")) return formatImageName({ ...name, path });
+  throw new NydusError("EINVAL", `Cannot mount ${text}: its path has a colon, which only --foreground can take`, {
+    path,
+  });
 }
 
 /** `nydus mount` */
@@ -83,8 +104,9 @@ export const mountCommand = nydusCommand({
   description: `Mount an image; data is fetched when it is read
 
 Metadata is there at once; file data is fetched, verified and cached chunk by chunk on first read. The mount is
-read-only and served by a process in the background, or by this one with --foreground, which then prints what was
-fetched. 'nydus umount' or SIGTERM to that process ends it. Needs root: mounting is its privilege.
+read-only and served by the daemon of the state directory, which is started if need be ('nydus daemon --help'), or by
+this process with --foreground, which then prints what was fetched. 'nydus umount' ends it. Root mounts for all users;
+others mount through fusermount3, for themselves unless -o allow_other is given and allowed.
 
 e.g., 'nydus mount oci:./alpine:nydus /mnt'
       'nydus mount --bootstrap image.boot --blob-dir ./blobs /mnt'`,
@@ -93,6 +115,13 @@ e.g., 'nydus mount oci:./alpine:nydus /mnt'
     image: { type: "positional", required: false, description: "Nydus image, by any name that 'nydus convert' takes" },
     mountpoint: { type: "positional", required: false, description: "Existing directory" },
     ...IMAGE_ARGS,
+    options: {
+      type: "string",
+      alias: "o",
+      valueHint: "OPTION,...",
+      description:
+        "Mount options as fusermount3 has them: allow_other, suid, dev, noexec, fsname=, subtype=, max_read=",
+    },
     foreground: { type: "boolean", description: "Serve the mount in this process" },
     engine: { type: "enum", options: Object.keys(ENGINES), default: DEFAULT_ENGINE, description: "How to mount" },
     "read-timeout": {
@@ -101,7 +130,12 @@ e.g., 'nydus mount oci:./alpine:nydus /mnt'
       default: "30s",
       description: "Fail a read that gets no data for so long",
     },
-    threads: { type: "string", valueHint: "N", default: "2", description: "Threads that answer the kernel" },
+    threads: {
+      type: "string",
+      valueHint: "N",
+      default: "2",
+      description: "Threads that answer the kernel, if this starts the daemon",
+    },
   },
   async run(args, context) {
     const { image, rest } = chooseImage(args, [args.image, args.mountpoint]);
@@ -113,11 +147,12 @@ e.g., 'nydus mount oci:./alpine:nydus /mnt'
       imageArgs: args,
       mountpoint,
       engine: parseChoice("engine", args.engine, Object.keys(ENGINES) as EngineName[]),
-      threads: parseInteger("threads", args.threads, { min: 1, max: MAX_THREADS }),
+      threads: threadCount(args.threads),
       readTimeoutMs: parseDuration("read-timeout", args["read-timeout"]),
+      options: args.options ?? "",
     };
     if (args.foreground === true) await mountInForeground(request, context);
-    else await mountInBackground(request, context);
+    else await mountInDaemon(request, context);
     return 0;
   },
 });

@@ -1,51 +1,158 @@
-import type { BlobCache, CacheStats } from "../../content/cache/blob-cache.ts";
+import { realpathSync, statSync } from "node:fs";
+import { asNydusError } from "../../base/errors.ts";
+import type { CacheStats } from "../../content/cache/blob-cache.ts";
+import type { PullPolicy } from "../../content/local/open-image-source.ts";
 import { Closers } from "../../content/store/closers.ts";
+import type { Platform } from "../../format/oci/manifest.ts";
+import type { CodecPool } from "../../os/codec-pool.ts";
 import { openCodecPool } from "../../os/codec-threads.ts";
-import type { MountSource } from "../mount/serve.ts";
-import { type OpenedImage, openDeviceCaches } from "./open.ts";
+import type { MountSource } from "../mount/served-mount.ts";
+import { type OpenedImage, openBootstrap, openEachDevice, openImage } from "./open.ts";
+import { pinBootstrap } from "./pin-bootstrap.ts";
+import { type CacheShare, SharedCaches } from "./shared-caches.ts";
 
-/** What a mount has read, over all its blobs, and what it could have read. */
-export interface MountStats extends CacheStats {
-  /** Sizes of the blobs, bytes. */
-  readonly blobBytes: number;
-}
+/** An image to mount: by its name, or by a bootstrap and a directory of blobs. */
+export type ImageRequest =
+  | { readonly name: string; readonly platform?: Platform | undefined; readonly pull?: PullPolicy | undefined }
+  | { readonly bootstrapPath: string; readonly blobDir: string };
 
 /** How an image is opened for mounting. */
 export interface MountSourceOptions {
-  /** Directory of all state. */
-  readonly root: string;
+  /** Of the first mount that shares a cache. */
   readonly readTimeoutMs?: number | undefined;
-  /** Opens the image. */
-  readonly open: () => Promise<OpenedImage>;
-  /** Called when the mount has ended. */
-  readonly onEnd?: (stats: MountStats) => void;
+  readonly signal: AbortSignal;
 }
 
-/** An image with a cache for each device, as `serveMount` wants it. @throws as `open` and `openDeviceCaches` do */
-export async function openMountSource(options: MountSourceOptions): Promise<MountSource> {
-  await using stack = new Closers();
-  const pool = stack.use(openCodecPool());
-  const image = stack.use(await options.open());
-  const caches = await openDeviceCaches(image, { ...options, pool });
-  for (const cache of caches) stack.use(cache);
-  stack.defer(async () => options.onEnd?.(sumStats(image, caches)));
-  const owned = stack.move();
-  return {
-    bootstrapPath: image.bootstrapPath,
-    devices: caches,
-    [Symbol.asyncDispose]: () => owned[Symbol.asyncDispose](),
-  };
+/** What all mounts of a process have read, and what they could have read. */
+export interface MountStats extends CacheStats {
+  /** Sizes of the blobs of all images that were opened, bytes. */
+  readonly blobBytes: number;
+  /** Images that are open. */
+  readonly images: number;
 }
 
-function sumStats(image: OpenedImage, caches: readonly BlobCache[]): MountStats {
-  const sum = (field: keyof CacheStats): number => caches.reduce((total, { stats }) => total + stats[field], 0);
-  return {
-    requests: sum("requests"),
-    demandBytes: sum("demandBytes"),
-    prefetchBytes: sum("prefetchBytes"),
-    chunksFilled: sum("chunksFilled"),
-    filledBytes: sum("filledBytes"),
-    chunksFailed: sum("chunksFailed"),
-    blobBytes: image.devices.reduce((total, { source }) => total + source.sizeBytes, 0),
-  };
+interface SharedImage {
+  readonly key: string;
+  readonly image: OpenedImage;
+  readonly caches: readonly CacheShare[];
+  users: number;
+}
+
+const NO_CACHE: CacheStats = {
+  requests: 0,
+  demandBytes: 0,
+  prefetchBytes: 0,
+  chunksFilled: 0,
+  filledBytes: 0,
+  chunksFailed: 0,
+};
+
+/** Images opened for mounting by one process: one set of codec threads, one opening of each image, shared caches. */
+export class MountSources implements AsyncDisposable {
+  readonly #root: string;
+  readonly #pool: CodecPool = openCodecPool();
+  readonly #caches = new SharedCaches();
+  readonly #images = new Map<string, SharedImage>();
+  #blobBytes = 0;
+
+  /** @param root directory of all state */
+  constructor(root: string) {
+    this.#root = root;
+  }
+
+  /** Opens an image, or shares it when it is open; disposing gives it back. @throws as `openImage`, `openBootstrap` */
+  async open(request: ImageRequest, options: MountSourceOptions): Promise<MountSource> {
+    const shared = await this.#acquire(request, options);
+    let open = true;
+    return {
+      bootstrap: shared.image.bootstrapFile,
+      devices: shared.caches.map(({ cache }) => cache),
+      [Symbol.asyncDispose]: async () => {
+        if (open) await this.#giveBack(shared);
+        open = false;
+      },
+    };
+  }
+
+  async stats(): Promise<MountStats> {
+    const caches = (await this.#caches.stats()) ?? NO_CACHE;
+    return { ...caches, blobBytes: this.#blobBytes, images: this.#images.size };
+  }
+
+  /** Ends the codec threads; images must have been given back. */
+  [Symbol.asyncDispose](): PromiseLike<void> {
+    return this.#pool[Symbol.asyncDispose]();
+  }
+
+  async #acquire(request: ImageRequest, options: MountSourceOptions): Promise<SharedImage> {
+    if ("bootstrapPath" in request) return await this.#acquireBootstrap(request, options);
+    const { name, platform, pull } = request;
+    const keyOf = (digest: string): string => JSON.stringify([name, digest]);
+    let reused: SharedImage | undefined;
+    const reuse = (digest: string): OpenedImage | undefined => {
+      reused = this.#take(keyOf(digest));
+      return reused?.image;
+    };
+    const image = await openImage(name, { root: this.#root, platform, pull, signal: options.signal, reuse });
+    return reused ?? (await this.#share(keyOf(image.documents?.descriptor.digest ?? ""), image, options));
+  }
+
+  async #acquireBootstrap(
+    { bootstrapPath, blobDir }: { bootstrapPath: string; blobDir: string },
+    options: MountSourceOptions,
+  ): Promise<SharedImage> {
+    const key = JSON.stringify([fileIdentity(bootstrapPath), realpathOf(blobDir)]);
+    const known = this.#take(key);
+    if (known !== undefined) return known;
+    const map = (path: string): ReturnType<typeof pinBootstrap> => pinBootstrap(path, this.#root);
+    return await this.#share(key, await openBootstrap(bootstrapPath, { blobDir, map }), options);
+  }
+
+  #take(key: string): SharedImage | undefined {
+    const known = this.#images.get(key);
+    if (known !== undefined) known.users++;
+    return known;
+  }
+
+  /** Opens the caches of an image and lets others share both. Of two that opened the same, the first is kept. */
+  async #share(key: string, image: OpenedImage, { readTimeoutMs }: MountSourceOptions): Promise<SharedImage> {
+    await using stack = new Closers();
+    stack.use(image);
+    const options = { root: this.#root, pool: this.#pool, readTimeoutMs };
+    const caches = await openEachDevice(image, options, (one) => this.#caches.open(one));
+    for (const cache of caches) stack.use(cache);
+    const known = this.#take(key);
+    if (known !== undefined) return known;
+    stack.move();
+    const shared = { key, image, caches, users: 1 };
+    this.#images.set(key, shared);
+    this.#blobBytes += image.devices.reduce((total, { source }) => total + source.sizeBytes, 0);
+    return shared;
+  }
+
+  async #giveBack(shared: SharedImage): Promise<void> {
+    if (--shared.users > 0) return;
+    this.#images.delete(shared.key);
+    await using stack = new Closers();
+    stack.use(shared.image);
+    for (const cache of shared.caches) stack.use(cache);
+  }
+}
+
+/** Names the content of a file: it changes with every write. */
+function fileIdentity(path: string): string {
+  try {
+    const { dev, ino, size, mtimeNs, ctimeNs } = statSync(path, { bigint: true });
+    return [dev, ino, size, mtimeNs, ctimeNs].join(":");
+  } catch (error) {
+    throw asNydusError(error, { path });
+  }
+}
+
+function realpathOf(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch (error) {
+    throw asNydusError(error, { path });
+  }
 }

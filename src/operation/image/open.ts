@@ -2,7 +2,7 @@ import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { type Digest, digestOfHex, hexOf } from "../../base/digest.ts";
 import { asNydusError, inPlace, NydusError } from "../../base/errors.ts";
-import { BlobCache } from "../../content/cache/blob-cache.ts";
+import { BlobCache, type BlobCacheOptions } from "../../content/cache/blob-cache.ts";
 import { Lease } from "../../content/local/lease.ts";
 import { openImageSource, type PullPolicy } from "../../content/local/open-image-source.ts";
 import { storePaths } from "../../content/local/paths.ts";
@@ -38,6 +38,8 @@ export interface OpenImageOptions {
   /** Whether the image store or the registry says what the name means. */
   readonly pull?: PullPolicy | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** Asked for an image that is open already, by the digest of its manifest: it is returned in the place of a new one. */
+  readonly reuse?: ((manifest: Digest) => OpenedImage | undefined) | undefined;
 }
 
 /** One device of an opened image: the blob behind it, and how to get its bytes. */
@@ -67,8 +69,10 @@ export interface OpenedImage extends AsyncDisposable {
   /** What the user called it. */
   readonly name: string;
   readonly bootstrapPath: string;
-  /** The mapped bootstrap. */
+  /** The bootstrap's bytes. */
   readonly bootstrap: Uint8Array;
+  /** The bootstrap as it is mapped. */
+  readonly bootstrapFile: MappedFile;
   readonly rafs: RafsImage;
   /** `devices[slot - 1]`, as the bootstrap's device table has them. */
   readonly devices: readonly OpenedDevice[];
@@ -90,6 +94,8 @@ export async function openImage(name: string, options: OpenImageOptions): Promis
   const { root, signal = new AbortController().signal } = options;
   const source = stack.use(await openImageSource(name, { root, signal }, options.pull));
   const { descriptor, bytes } = await chooseManifest(source, options.platform ?? hostPlatform(process.arch));
+  const reused = options.reuse?.(descriptor.digest);
+  if (reused !== undefined) return reused;
   const manifest = parseManifest(bytes, descriptor.mediaType);
   const bootstrapLayer = bootstrapLayerOf(manifest, source.name);
   stack.use(await leaseParts(root, descriptor, manifest));
@@ -139,11 +145,18 @@ function bootstrapLayerOf(manifest: Manifest, name: string): Descriptor {
   throw new NydusError("EINVAL", message);
 }
 
+/** How {@link openBootstrap} opens. */
+export interface OpenBootstrapOptions {
+  readonly blobDir: string;
+  /** Maps the bootstrap; `mapFile` unless given. */
+  readonly map?: ((path: string) => Promise<MappedFile>) | undefined;
+}
+
 /**
  * Opens a bootstrap file with its blobs in a directory, where they are named by their ids.
  * @throws ENOENT no such file, or a blob that is not in the directory; EUCLEAN, ENOTSUP as {@link openImage}
  */
-export async function openBootstrap(path: string, options: { readonly blobDir: string }): Promise<OpenedImage> {
+export async function openBootstrap(path: string, options: OpenBootstrapOptions): Promise<OpenedImage> {
   await using stack = new Closers();
   const openBlob = (id: string): Promise<ByteSource> => openBlobOfDir(options.blobDir, id);
   const readMeta = async (id: string): Promise<Uint8Array | undefined> => {
@@ -155,12 +168,14 @@ export async function openBootstrap(path: string, options: { readonly blobDir: s
     }
   };
   const codecs = await loadCodecs();
-  return await openParts({ name: basename(path), bootstrapPath: path, openBlob, readMeta, codecs }, stack);
+  const { map } = options;
+  return await openParts({ name: basename(path), bootstrapPath: path, map, openBlob, readMeta, codecs }, stack);
 }
 
 interface ImageParts {
   readonly name: string;
   readonly bootstrapPath: string;
+  readonly map?: ((path: string) => Promise<MappedFile>) | undefined;
   readonly openBlob: (id: string) => Promise<ByteSource>;
   /** The content of the blob's `.blob.meta` file where there is one beside the bootstrap. */
   readonly readMeta: (id: string) => Promise<Uint8Array | undefined>;
@@ -170,7 +185,7 @@ interface ImageParts {
 /** @param stack what the image is to close; taken over when all has gone well */
 async function openParts(parts: ImageParts, stack: Closers): Promise<OpenedImage> {
   const { name, bootstrapPath } = parts;
-  const file: MappedFile = stack.use(mapFile(bootstrapPath));
+  const file = stack.use(await (parts.map ?? mapFile)(bootstrapPath));
   const rafs = await inPlace({ path: bootstrapPath }, async () => openRafs(checkedSize(file.bytes)));
   const devices: OpenedDevice[] = [];
   for (const blob of rafs.blobs) {
@@ -184,7 +199,8 @@ async function openParts(parts: ImageParts, stack: Closers): Promise<OpenedImage
   }
   const owned = stack.move();
   const dispose = (): Promise<void> => owned[Symbol.asyncDispose]();
-  return { name, bootstrapPath, bootstrap: file.bytes, rafs, devices, blobs: devices, [Symbol.asyncDispose]: dispose };
+  const image = { name, bootstrapPath, bootstrap: file.bytes, bootstrapFile: file, rafs, devices, blobs: devices };
+  return { ...image, [Symbol.asyncDispose]: dispose };
 }
 
 function checkedSize(bytes: Uint8Array): Uint8Array {
@@ -214,28 +230,36 @@ async function blobMetaOf(parts: ImageParts, blob: BlobInfo, source: ByteSource)
   return encodeBlobMetaFile(ci, bytes.subarray(blob.ciCompressedBytes));
 }
 
+/** What caches of an image are opened with. */
+export interface DeviceCacheOptions {
+  /** Directory of all state. */
+  readonly root: string;
+  readonly pool: CodecPool;
+  readonly readTimeoutMs?: number | undefined;
+}
+
 /**
  * Opens a cache for each device of an image, in the state directory: `caches[slot - 1]`. Close them before the image.
  * @throws ENOSPC, EPERM, EIO
  */
-export async function openDeviceCaches(
+export function openDeviceCaches(
   image: Pick<OpenedImage, "devices">,
-  options: { readonly root: string; readonly pool: CodecPool; readonly readTimeoutMs?: number | undefined },
+  options: DeviceCacheOptions,
 ): Promise<BlobCache[]> {
+  return openEachDevice(image, options, BlobCache.open);
+}
+
+/** The same, each opened by `open`; what was opened before a failure is closed again. */
+export async function openEachDevice<T extends AsyncDisposable>(
+  image: Pick<OpenedImage, "devices">,
+  { root, pool, readTimeoutMs }: DeviceCacheOptions,
+  open: (options: BlobCacheOptions) => Promise<T>,
+): Promise<T[]> {
   await using stack = new Closers();
-  const { root, pool, readTimeoutMs } = options;
-  const caches: BlobCache[] = [];
+  const caches: T[] = [];
   for (const { id, chunks, source, sizeBytes } of image.devices) {
-    const cache = await BlobCache.open({
-      dir: join(root, "cache"),
-      id,
-      chunks,
-      source,
-      pool,
-      sizeBytes,
-      readTimeoutMs,
-    });
-    caches.push(stack.use(cache));
+    const dir = join(root, "cache");
+    caches.push(stack.use(await open({ dir, id, chunks, source, pool, sizeBytes, readTimeoutMs })));
   }
   stack.move();
   return caches;

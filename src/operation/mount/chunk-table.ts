@@ -10,6 +10,18 @@ export type ChunkTable = Uint32Array<SharedArrayBuffer>;
 
 const ROW = 2;
 
+/** Mounts of one image have one table. */
+const tables = new WeakMap<ChunkMap, ChunkTable>();
+
+/** The table of a chunk map, built once for each. @throws as {@link buildChunkTable} */
+export function chunkTableOf(chunks: ChunkMap): ChunkTable {
+  const known = tables.get(chunks);
+  if (known !== undefined) return known;
+  const table = buildChunkTable(chunks);
+  tables.set(chunks, table);
+  return table;
+}
+
 /**
  * The table of a chunk map.
  * @throws EUCLEAN chunks that overlap, are not in order, or do not begin at a block below 2^44

@@ -23,15 +23,31 @@ export class DemandReader {
   /**
    * Reads file data, fetching what is missing.
    * @returns bytes written to `target` from `at` on; fewer than asked only at the file's end
+   * @throws as {@link ensure}
+   */
+  async read(request: ReadRequest, target: Uint8Array, at: number): Promise<number> {
+    await this.ensure(request);
+    return this.readReady(request, target, at);
+  }
+
+  /**
+   * Resolves when all data of a request is ready.
    * @throws ETIMEDOUT after the deadline, in line or under way; what the device throws
    */
-  read(request: ReadRequest, target: Uint8Array, at: number): Promise<number> {
+  ensure(request: ReadRequest): Promise<void> {
     return withDeadline(
       this.#readTimeoutMs,
       "read file data",
-      (signal) => this.#places.hold(() => untilAborted(signal, () => this.#fetch({ request, target, at }, signal))),
+      (signal) => this.#places.hold(() => untilAborted(signal, () => this.#fetch(request, signal))),
       this.#ended.signal,
     );
+  }
+
+  /** Reads what {@link ensure} has brought; as `FileData.readReady`. @throws EFAULT it is not there after all */
+  readReady(request: ReadRequest, target: Uint8Array, at: number): number {
+    const length = this.#files.readReady(request, target, at);
+    if (length === undefined) throw new NydusError("EFAULT", "Cannot read file data: fetched, but not ready");
+    return length;
   }
 
   /** Aborts every read: nobody waits for them any more. */
@@ -39,8 +55,7 @@ export class DemandReader {
     this.#ended.abort(new NydusError("ECANCELED", "Cannot read file data: the mount has ended"));
   }
 
-  async #fetch(into: { request: ReadRequest; target: Uint8Array; at: number }, signal: AbortSignal): Promise<number> {
-    const { request, target, at } = into;
+  async #fetch(request: ReadRequest, signal: AbortSignal): Promise<void> {
     await Promise.all(
       this.#files.rangesOf(request).map(({ device, range }) => {
         const found = this.#devices[device - 1];
@@ -48,9 +63,6 @@ export class DemandReader {
         return found.ensure(range, { why: "demand", signal });
       }),
     );
-    const length = this.#files.readReady(request, target, at);
-    if (length === undefined) throw new NydusError("EFAULT", "Cannot read file data: fetched, but not ready");
-    return length;
   }
 }
 

@@ -2,6 +2,8 @@ import type { ByteRange } from "../../base/bytes.ts";
 import type { NydusError } from "../../base/errors.ts";
 import type { ReadOptions } from "../../content/store/source.ts";
 import type { ChunkMap } from "../../format/rafs/chunk-map.ts";
+import type { MappedFile } from "../../os/mmap.ts";
+import type { MountFlags } from "./mount-flags.ts";
 
 /** One device of a mounted image: its bytes so far, and the way to more. The caller opens and closes it. */
 export interface MountDevice {
@@ -21,20 +23,31 @@ export interface MountDevice {
 export interface MountOptions {
   /** An existing directory. */
   readonly mountpoint: string;
-  /** The EROFS metadata of the image; it must not change or shrink while it is mounted. */
-  readonly bootstrapPath: string;
+  /** The EROFS metadata of the image; the caller closes it after the session's end. */
+  readonly bootstrap: MappedFile;
   /** `devices[slot - 1]`, as the bootstrap's device table has them. */
   readonly devices: readonly MountDevice[];
-  /** Threads that answer requests; 2 unless given. */
-  readonly threads?: number | undefined;
   /** After this long a read that waits for data fails with EIO; 30 s unless given. */
   readonly readTimeoutMs?: number | undefined;
-  /** Honour set-user-id bits and file capabilities of the image; off unless given. */
-  readonly suid?: boolean | undefined;
-  /** Let the image's device nodes be opened; off unless given. */
-  readonly dev?: boolean | undefined;
+  /** {@link DEFAULT_MOUNT_FLAGS} unless given. */
+  readonly flags?: MountFlags | undefined;
   /** Hears of every failed read and of what else goes wrong while the mount lives. */
   readonly onError?: ((error: NydusError) => void) | undefined;
+}
+
+/** What a mount has done so far. */
+export interface SessionStats {
+  /** Requests of the kernel that were answered, of any kind. */
+  readonly requests: number;
+  readonly errors: number;
+  /** Reads whose data was there, and reads that had to wait for some. */
+  readonly readyReads: number;
+  readonly waitingReads: number;
+  /** File data given to readers, bytes. */
+  readonly readBytes: number;
+  /** Time taken by all ready reads, and by all waiting ones; seconds. */
+  readonly readySec: number;
+  readonly waitingSec: number;
 }
 
 /** A mounted image. Disposing unmounts it whatever it takes: readers that are left get errors. */
@@ -48,19 +61,33 @@ export interface MountSession extends AsyncDisposable {
    * is closed.
    */
   unmount(): Promise<void>;
+  stats(): SessionStats;
 }
 
-/** A way to show an image to the kernel. */
-export interface MountEngine {
-  readonly name: string;
+/** What the mounts of one process share. Disposing ends it; its sessions must have ended. */
+export interface MountHost extends AsyncDisposable {
+  /** What it is made of has failed: its mounts have ended, and it can make no more. */
+  readonly isBroken: boolean;
   /** @returns when the mount answers @throws ENOENT, EINVAL, EBUSY mount point; EPERM; ENOTSUP no such way here */
   mount(options: MountOptions): Promise<MountSession>;
 }
 
-/** Defaults of {@link MountOptions}. */
+/** How a {@link MountHost} is made. */
+export interface HostOptions {
+  /** Threads that answer the kernel, for all mounts together; 2 unless given. */
+  readonly threads?: number | undefined;
+}
+
+/** A way to show images to the kernel. */
+export interface MountEngine {
+  readonly name: string;
+  open(options?: HostOptions): MountHost;
+}
+
+/** Defaults of {@link MountOptions} and {@link HostOptions}. */
 export const MOUNT_DEFAULTS = { threads: 2, readTimeoutMs: 30_000 } as const;
 
-/** What mount(8) shows as the source of our mounts, and as subtype: how `nydus mounts` tells its own. */
+/** What mount(8) shows as the source of our mounts, and as subtype, unless asked otherwise. */
 export const MOUNT_SOURCE = "nydus";
 /** File system type of our mounts in /proc/self/mountinfo. */
 export const MOUNT_TYPE = `fuse.${MOUNT_SOURCE}`;

@@ -1,12 +1,12 @@
 import { hasLibc } from "../../os/syscall.ts";
 import type { MountEngine } from "./engine.ts";
-import { mountFuseNative } from "./fuse-native-engine.ts";
-import { mountFuse } from "./fuse-session.ts";
+import { openFuseNativeHost } from "./fuse-native-engine.ts";
+import { openFuseHost } from "./fuse-session.ts";
 
 /** The ways to mount, by the name that `--engine` takes. */
 export const ENGINES = {
-  fuse: { name: "fuse", mount: mountFuse },
-  "fuse-native": { name: "fuse-native", mount: mountFuseNative },
+  fuse: { name: "fuse", open: openFuseHost },
+  "fuse-native": { name: "fuse-native", open: openFuseNativeHost },
 } as const satisfies Record<string, MountEngine>;
 
 /** The name of a mount engine. */

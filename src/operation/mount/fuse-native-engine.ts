@@ -4,14 +4,22 @@ import type { Inode } from "../../format/erofs/inode.ts";
 import { ErofsReader } from "../../format/erofs/reader.ts";
 import { FUSE_ROOT_ID } from "../../format/fuse/abi.ts";
 import { type NativeFuse, type NativeHandlers, type NativeStat, openNativeFuse } from "../../os/fuse-native.ts";
-import { type MappedFile, mapFile } from "../../os/mmap.ts";
 import { checkMountpoint, findMount } from "../../os/mount.ts";
-import { buildChunkTable } from "./chunk-table.ts";
+import { chunkTableOf } from "./chunk-table.ts";
 import { DemandReader } from "./demand.ts";
-import { MOUNT_DEFAULTS, MOUNT_SOURCE, MOUNT_TYPE, type MountOptions, type MountSession } from "./engine.ts";
+import {
+  MOUNT_DEFAULTS,
+  MOUNT_TYPE,
+  type MountHost,
+  type MountOptions,
+  type MountSession,
+  type SessionStats,
+} from "./engine.ts";
 import { FileData } from "./file-data.ts";
 import { readerErrno } from "./fuse-server.ts";
 import { ImageFs, rdevOf, stModeOf } from "./image-fs.ts";
+import { DEFAULT_MOUNT_FLAGS } from "./mount-flags.ts";
+import { type CounterMemory, Counters, makeCounters, sumCounters } from "./session-counters.ts";
 
 const ENOENT = 2;
 const SECTOR_BYTES = 512;
@@ -23,32 +31,39 @@ const WATCH_MS = 500;
 const strictUtf8 = new TextDecoder("utf-8", { fatal: true });
 const encoder = new TextEncoder();
 
+/** Opens the way to mount through fuse-native: its mounts share nothing. */
+export function openFuseNativeHost(): MountHost {
+  return { isBroken: false, mount: mountFuseNative, [Symbol.asyncDispose]: async () => undefined };
+}
+
 /**
  * Mounts an image through the optional package fuse-native (libfuse 2), under Node only. What it cannot carry: names
  * and link targets that are no UTF-8, parts of a time below a millisecond and times before 1970; `suid` and `dev`.
  * @returns when the mount answers
  * @throws as `mountFuse`; ENOTSUP in Bun, or where the package is not installed
  */
-export async function mountFuseNative(options: MountOptions): Promise<MountSession> {
+async function mountFuseNative(options: MountOptions): Promise<MountSession> {
   const mountpoint = checkMountpoint(options.mountpoint);
   if (findMount(mountpoint)?.type === MOUNT_TYPE) {
     throw new NydusError("EBUSY", "Cannot mount: an image is mounted there already", { path: mountpoint });
   }
-  const bootstrap = mapFile(options.bootstrapPath);
-  try {
-    const fs = new ImageFs(new ErofsReader(bootstrap.bytes));
-    const devices = options.devices.map(({ fd, ready, chunks }) => ({ fd, ready, chunks: buildChunkTable(chunks) }));
-    const timeoutMs = options.readTimeoutMs ?? MOUNT_DEFAULTS.readTimeoutMs;
-    const demand = new DemandReader(new FileData(fs, devices), options.devices, timeoutMs);
-    const onError = (error: unknown): void => options.onError?.(asNydusError(error, { path: mountpoint }));
-    const handlers = handlersOf(fs, demand, onError);
-    const native = await openNativeFuse(mountpoint, handlers, { source: MOUNT_SOURCE, subtype: MOUNT_SOURCE });
-    await native.mount();
-    return new NativeSession({ mountpoint, native, demand, bootstrap });
-  } catch (error) {
-    bootstrap.close();
-    throw error;
-  }
+  const fs = new ImageFs(new ErofsReader(options.bootstrap.bytes));
+  const devices = options.devices.map(({ fd, ready, chunks }) => ({ fd, ready, chunks: chunkTableOf(chunks) }));
+  const timeoutMs = options.readTimeoutMs ?? MOUNT_DEFAULTS.readTimeoutMs;
+  const demand = new DemandReader(new FileData(fs, devices), options.devices, timeoutMs);
+  const counters = makeCounters(0);
+  const count = new Counters(counters, 0);
+  const onError = (error: unknown): void => {
+    count.add("errors", 1);
+    options.onError?.(asNydusError(error, { path: mountpoint }));
+  };
+  const { fsname, subtype } = options.flags ?? DEFAULT_MOUNT_FLAGS;
+  const native = await openNativeFuse(mountpoint, handlersOf(fs, demand, { onError, count }), {
+    source: fsname,
+    subtype,
+  });
+  await native.mount();
+  return new NativeSession({ mountpoint, native, demand, counters });
 }
 
 /** What a session holds. */
@@ -56,7 +71,7 @@ interface NativeParts {
   readonly mountpoint: string;
   readonly native: NativeFuse;
   readonly demand: DemandReader;
-  readonly bootstrap: MappedFile;
+  readonly counters: CounterMemory;
 }
 
 class NativeSession implements MountSession {
@@ -84,6 +99,10 @@ class NativeSession implements MountSession {
     return this.#ended;
   }
 
+  stats(): SessionStats {
+    return sumCounters(this.#parts.counters);
+  }
+
   async #end(): Promise<void> {
     clearInterval(this.#watch);
     try {
@@ -93,7 +112,6 @@ class NativeSession implements MountSession {
       if (findMount(this.mountpoint)?.type === MOUNT_TYPE) throw error;
     } finally {
       this.#parts.demand.end();
-      this.#parts.bootstrap.close();
       this.#settle?.();
     }
   }
@@ -110,7 +128,13 @@ class MissingPath extends NydusError {
   }
 }
 
-function handlersOf(fs: ImageFs, demand: DemandReader, onError: (error: unknown) => void): NativeHandlers {
+/** Whom handlers tell what happened. */
+interface Watch {
+  readonly onError: (error: unknown) => void;
+  readonly count: Counters;
+}
+
+function handlersOf(fs: ImageFs, demand: DemandReader, { onError, count }: Watch): NativeHandlers {
   const inodeAt = (path: string): Inode => fs.inode(nodeidAt(fs, path));
   return {
     getattr: (path) => statOf(fs, inodeAt(path)),
@@ -120,8 +144,14 @@ function handlersOf(fs: ImageFs, demand: DemandReader, onError: (error: unknown)
       if (target === undefined) throw new NydusError("ENOTSUP", "Cannot show link: its target is no UTF-8", { path });
       return target;
     },
-    read: async (path, target, offset) =>
-      await demand.read({ nodeid: nodeidAt(fs, path), offset, sizeBytes: target.length }, target, 0),
+    read: async (path, target, offset) => {
+      const start = performance.now();
+      const length = await demand.read({ nodeid: nodeidAt(fs, path), offset, sizeBytes: target.length }, target, 0);
+      count.add("waitingReads", 1);
+      count.add("waitingSec", (performance.now() - start) / 1000);
+      count.add("readBytes", length);
+      return length;
+    },
     getxattr: (path, name) => fs.xattr(nodeidAt(fs, path), encoder.encode(name)),
     listxattr: (path) =>
       (textOf(fs.xattrNames(nodeidAt(fs, path))) ?? "").split("\0").filter((name) => name.length > 0),

@@ -88,6 +88,8 @@ export interface FuseServerOptions {
   readonly onMissing: (request: PendingRead) => void;
   /** A request that failed for a reason worth a line in the log. */
   readonly onError: (error: unknown) => void;
+  /** Where replies are written, {@link REPLY_BYTES}: servers of one thread share it. */
+  readonly reply: Uint8Array;
 }
 
 /** The errno that a reader sees for a failure: what is not for lack of space is an input or output error. */
@@ -101,8 +103,8 @@ export function readerErrno(error: unknown): number {
  */
 export class FuseServer {
   /** The reply of the last {@link handle}. */
-  readonly reply = new Uint8Array(REPLY_BYTES);
-  readonly #out = viewOf(this.reply);
+  readonly reply: Uint8Array;
+  readonly #out: DataView;
   readonly #fs: ImageFs;
   readonly #options: FuseServerOptions;
   #request: Uint8Array = new Uint8Array(0);
@@ -129,6 +131,8 @@ export class FuseServer {
   constructor(options: FuseServerOptions) {
     this.#options = options;
     this.#fs = options.fs;
+    this.reply = options.reply;
+    this.#out = viewOf(options.reply);
   }
 
   /**

@@ -7,22 +7,30 @@ import { ErofsReader } from "../../format/erofs/reader.ts";
 import { OutHeader } from "../../format/fuse/abi.ts";
 import {
   abortFuseConnection,
-  cloneFuseDevice,
   mountFuse as mountFuseDevice,
-  openFuseDevice,
   setReadAhead,
   writeFuseReply,
 } from "../../os/fuse-device.ts";
-import { type MappedFile, mapFile } from "../../os/mmap.ts";
+import { shareMapping } from "../../os/mmap.ts";
 import { checkMountpoint, findMount, MNT_DETACH, MNT_FORCE, readMountInfo, unmount } from "../../os/mount.ts";
-import { spawnThread, type Thread } from "../../os/thread.ts";
-import { buildChunkTable } from "./chunk-table.ts";
+import { chunkTableOf } from "./chunk-table.ts";
 import { DemandReader } from "./demand.ts";
-import { MOUNT_DEFAULTS, MOUNT_SOURCE, MOUNT_TYPE, type MountOptions, type MountSession } from "./engine.ts";
+import {
+  type HostOptions,
+  MOUNT_DEFAULTS,
+  MOUNT_TYPE,
+  type MountHost,
+  type MountOptions,
+  type MountSession,
+  type SessionStats,
+} from "./engine.ts";
 import { type DeviceData, FileData } from "./file-data.ts";
-import { encodeReplyHeader, MAX_READ_BYTES, type PendingRead, readerErrno } from "./fuse-server.ts";
-import { FUSE_ROLE, type FuseThreadData, type FuseThreadMessage, fuseThreadUrl } from "./fuse-thread.ts";
+import { encodeReplyHeader, type PendingRead, readerErrno } from "./fuse-server.ts";
+import type { FuseThreadMessage } from "./fuse-thread.ts";
+import { FuseThreads, type ThreadListener } from "./fuse-threads.ts";
 import { ImageFs } from "./image-fs.ts";
+import { DEFAULT_MOUNT_FLAGS, type MountFlags } from "./mount-flags.ts";
+import { type CounterMemory, Counters, makeCounters, sumCounters } from "./session-counters.ts";
 
 /** How far the kernel may read ahead: long runs are faster, but a page fault far from any other fetches this much. */
 const READ_AHEAD_BYTES = 512 * 1024;
@@ -30,89 +38,98 @@ const READ_AHEAD_BYTES = 512 * 1024;
 const START_TIMEOUT_MS = 10_000;
 const END_TIMEOUT_MS = 5_000;
 
-/**
- * Mounts an image through /dev/fuse.
- * @returns when the mount answers; the caller closes the devices after `done`
- * @throws ENOENT, EINVAL, EBUSY the mount point; EPERM without root; ENOTSUP no FUSE; EUCLEAN a damaged bootstrap
- */
-export async function mountFuse(options: MountOptions): Promise<MountSession> {
-  const mountpoint = checkMountpoint(options.mountpoint);
-  if (findMount(mountpoint)?.type === MOUNT_TYPE) {
-    throw new NydusError("EBUSY", "Cannot mount: an image is mounted there already", { path: mountpoint });
+/** The mounts of this process through /dev/fuse, over threads that they share. */
+class FuseHost implements MountHost {
+  readonly #threads: FuseThreads;
+
+  constructor(threads: number) {
+    this.#threads = new FuseThreads(threads);
   }
-  const session = new FuseSession(mountpoint, options);
-  try {
-    await session.start();
-    return session;
-  } catch (error) {
-    session.fail(asNydusError(error));
-    await session[Symbol.asyncDispose]();
-    throw error;
+
+  get isBroken(): boolean {
+    return this.#threads.isBroken;
+  }
+
+  async mount(options: MountOptions): Promise<MountSession> {
+    const mountpoint = checkMountpoint(options.mountpoint);
+    const here = findMount(mountpoint);
+    if (here !== undefined && isOurType(here.type, options.flags)) {
+      throw new NydusError("EBUSY", "Cannot mount: an image is mounted there already", { path: mountpoint });
+    }
+    const session = new FuseSession(mountpoint, options, this.#threads);
+    try {
+      await session.start();
+      return session;
+    } catch (error) {
+      session.fail(asNydusError(error));
+      await session[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#threads.close();
   }
 }
 
-class FuseSession implements MountSession {
+/**
+ * Opens the way to mount through /dev/fuse. Its sessions' callers close devices and bootstrap after `done`.
+ * @throws ENOTSUP another runtime than Bun on Linux
+ */
+export function openFuseHost({ threads = MOUNT_DEFAULTS.threads }: HostOptions = {}): MountHost {
+  return new FuseHost(threads);
+}
+
+function isOurType(type: string, flags: MountFlags | undefined): boolean {
+  return type === MOUNT_TYPE || (flags !== undefined && type === `fuse.${flags.subtype}`);
+}
+
+class FuseSession implements MountSession, ThreadListener {
   readonly mountpoint: string;
   readonly done: Promise<void>;
   readonly #options: MountOptions;
-  readonly #bootstrap: MappedFile;
+  readonly #threads: FuseThreads;
   readonly #demand: DemandReader;
   readonly #devices: readonly DeviceData[];
-  readonly #threads = new Set<Thread>();
-  readonly #fds: number[] = [];
+  #fd: number | undefined;
+  #counters: CounterMemory | undefined;
   #minor: number | undefined;
   #failure: NydusError | undefined;
   #ended = false;
   #settle: (() => void) | undefined;
 
-  constructor(mountpoint: string, options: MountOptions) {
+  constructor(mountpoint: string, options: MountOptions, threads: FuseThreads) {
     this.mountpoint = mountpoint;
     this.#options = options;
-    this.#devices = options.devices.map(({ fd, ready, chunks }) => ({ fd, ready, chunks: buildChunkTable(chunks) }));
-    this.#bootstrap = mapFile(options.bootstrapPath);
-    this.#demand = this.#openDemand();
+    this.#threads = threads;
+    this.#devices = options.devices.map(({ fd, ready, chunks }) => ({ fd, ready, chunks: chunkTableOf(chunks) }));
+    const reader = new ErofsReader(options.bootstrap.bytes);
+    const { length } = this.#devices;
+    if (reader.devices.length !== length) {
+      throw new NydusError("EINVAL", `Cannot mount: ${length} devices given, the image has ${reader.devices.length}`);
+    }
+    const files = new FileData(new ImageFs(reader), this.#devices);
+    this.#demand = new DemandReader(files, options.devices, options.readTimeoutMs ?? MOUNT_DEFAULTS.readTimeoutMs);
     this.done = new Promise((resolve, reject) => {
       this.#settle = () => (this.#failure === undefined ? resolve() : reject(this.#failure));
     });
     this.done.catch(() => undefined); // who does not look at it is not to crash
   }
 
-  #openDemand(): DemandReader {
-    try {
-      const reader = new ErofsReader(this.#bootstrap.bytes);
-      const { length } = this.#devices;
-      if (reader.devices.length !== length) {
-        throw new NydusError("EINVAL", `Cannot mount: ${length} devices given, the image has ${reader.devices.length}`);
-      }
-      const files = new FileData(new ImageFs(reader), this.#devices);
-      return new DemandReader(
-        files,
-        this.#options.devices,
-        this.#options.readTimeoutMs ?? MOUNT_DEFAULTS.readTimeoutMs,
-      );
-    } catch (error) {
-      this.#bootstrap.close();
-      throw asNydusError(error, { path: this.#options.bootstrapPath });
-    }
-  }
-
-  /** Mounts, starts the threads and waits until the mount answers. */
+  /** Mounts, hands the mount to the threads and waits until it answers. */
   async start(): Promise<void> {
-    const { suid = false, dev = false, threads = MOUNT_DEFAULTS.threads } = this.#options;
-    const first = openFuseDevice();
-    this.#fds.push(first);
-    mountFuseDevice(first, this.mountpoint, {
-      source: MOUNT_SOURCE,
-      subtype: MOUNT_SOURCE,
-      maxReadBytes: MAX_READ_BYTES,
-      suid,
-      dev,
+    const { bootstrap, flags = DEFAULT_MOUNT_FLAGS } = this.#options;
+    const shared = shareMapping(bootstrap);
+    const fd = mountFuseDevice(this.mountpoint, {
+      ...flags,
+      source: flags.fsname,
+      allowOther: flags.allowOther ?? process.geteuid?.() === 0,
     });
+    this.#fd = fd;
     this.#minor = this.#findMinor();
-    for (let i = 1; i < threads; i++) this.#fds.push(cloneFuseDevice(first));
-    for (const fd of this.#fds) this.#startThread(fd);
+    this.#counters = this.#threads.add({ fd, bootstrap: shared, devices: this.#devices }, this);
     await withDeadline(START_TIMEOUT_MS, "mount: the new file system gives", () => statfs(this.mountpoint));
-    if (this.#minor !== undefined) setReadAhead(this.#minor, READ_AHEAD_BYTES);
+    setReadAhead(this.#minor, READ_AHEAD_BYTES);
   }
 
   #findMinor(): number {
@@ -122,37 +139,63 @@ class FuseSession implements MountSession {
     throw new NydusError("EFAULT", "Cannot mount: the mount does not show up in mountinfo", { path: this.mountpoint });
   }
 
-  #startThread(fd: number): void {
-    const data: FuseThreadData = { fd, bootstrapPath: this.#options.bootstrapPath, devices: this.#devices };
-    const thread = spawnThread(fuseThreadUrl, FUSE_ROLE, data);
-    this.#threads.add(thread);
-    thread.worker.on("message", (message: FuseThreadMessage) => this.#onMessage(fd, message));
-    thread.worker.on("error", (error) => this.fail(asNydusError(error)));
-    thread.worker.on("exit", () => this.#onExit(thread));
-  }
-
-  #onMessage(fd: number, message: FuseThreadMessage): void {
-    if (message.kind === "missing") void this.#serveMissing(fd, message.read);
+  onMessage(message: FuseThreadMessage): void {
+    if (message.kind === "missing") void this.#serveMissing(message.read);
     else if (message.kind === "error") this.#report(new NydusError(message.code, message.message, message.at));
-    else if (message.failed) this.fail(new NydusError("EFAULT", "Cannot serve mount: a thread failed"));
   }
 
-  async #serveMissing(fd: number, read: PendingRead): Promise<void> {
-    const reply = new Uint8Array(OutHeader.sizeBytes + read.sizeBytes);
-    let result: number;
+  onFailure(error: NydusError): void {
+    this.fail(error);
+  }
+
+  onEnded(): void {
+    this.#end();
+  }
+
+  async #serveMissing(read: PendingRead): Promise<void> {
+    const start = performance.now();
+    let failure: unknown;
     try {
-      result = await this.#demand.read(read, reply, OutHeader.sizeBytes);
+      await this.#demand.ensure(read);
     } catch (error) {
-      this.#report(error);
-      result = -readerErrno(error);
+      failure = error;
     }
-    if (this.#ended) return; // the descriptor's number may be another file's by now
-    const length = encodeReplyHeader(viewOf(reply), read.unique, result);
+    if (this.#ended || this.#fd === undefined) return; // the descriptor's number may be another file's by now
+    const result = this.#readReply(read, failure);
+    this.#count(result, performance.now() - start);
     try {
-      writeFuseReply(fd, reply.subarray(0, length));
+      writeFuseReply(
+        this.#fd,
+        this.#threads.reply,
+        encodeReplyHeader(viewOf(this.#threads.reply), read.unique, result),
+      );
     } catch (error) {
       this.fail(asNydusError(error));
     }
+  }
+
+  /** Puts the data into the shared reply. @returns its length, or a negated errno */
+  #readReply(read: PendingRead, failure: unknown): number {
+    try {
+      if (failure !== undefined) throw failure;
+      return this.#demand.readReady(read, this.#threads.reply, OutHeader.sizeBytes);
+    } catch (error) {
+      this.#report(error);
+      return -readerErrno(error);
+    }
+  }
+
+  #count(result: number, elapsedMs: number): void {
+    if (this.#counters === undefined) return;
+    const counters = new Counters(this.#counters, this.#threads.count);
+    counters.add("waitingReads", 1);
+    counters.add("waitingSec", elapsedMs / 1000);
+    if (result < 0) counters.add("errors", 1);
+    else counters.add("readBytes", result);
+  }
+
+  stats(): SessionStats {
+    return sumCounters(this.#counters ?? makeCounters(0));
   }
 
   #report(error: unknown): void {
@@ -165,18 +208,12 @@ class FuseSession implements MountSession {
     this.#force();
   }
 
-  #onExit(thread: Thread): void {
-    this.#threads.delete(thread);
-    if (this.#threads.size === 0) this.#end();
-  }
-
-  /** Releases everything; comes after the last thread. */
+  /** Releases everything; comes when no thread has the mount any more. */
   #end(): void {
     if (this.#ended) return;
     this.#ended = true;
     this.#demand.end();
-    for (const fd of this.#fds) closeSync(fd);
-    this.#bootstrap.close();
+    if (this.#fd !== undefined) closeSync(this.#fd);
     this.#settle?.();
   }
 
@@ -206,7 +243,7 @@ class FuseSession implements MountSession {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#ended) return;
     this.#force();
-    if (this.#threads.size === 0) return this.#end();
+    if (this.#counters === undefined) return this.#end(); // no thread has it
     if (
       await within(
         END_TIMEOUT_MS,

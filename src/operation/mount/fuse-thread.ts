@@ -1,12 +1,14 @@
-import type { MessagePort } from "node:worker_threads";
+import { type MessagePort, receiveMessageOnPort } from "node:worker_threads";
 import { asNydusError, type ErrorCode, type ErrorPlace } from "../../base/errors.ts";
 import { ErofsReader } from "../../format/erofs/reader.ts";
+import { addToPoll, type PollHandle, PollWaiter, removeFromPoll } from "../../os/event-poll.ts";
 import { readFuseRequest, writeFuseReply } from "../../os/fuse-device.ts";
-import { mapFile } from "../../os/mmap.ts";
+import { type SharedMapping, viewMapping } from "../../os/mmap.ts";
 import { serveThread } from "../../os/thread.ts";
 import { type DeviceData, FileData } from "./file-data.ts";
-import { FuseServer, type PendingRead, REQUEST_BYTES } from "./fuse-server.ts";
+import { FuseServer, type PendingRead, REPLY_BYTES, REQUEST_BYTES } from "./fuse-server.ts";
 import { ImageFs } from "./image-fs.ts";
+import { type CounterMemory, Counters } from "./session-counters.ts";
 
 /** The name of this thread's work in `main.ts`' table. */
 export const FUSE_ROLE = "fuse";
@@ -16,50 +18,152 @@ export const fuseThreadUrl = import.meta.url;
 
 /** What a FUSE thread is started with. */
 export interface FuseThreadData {
-  /** Its own clone of the FUSE descriptor; the thread does not close it. */
-  readonly fd: number;
-  readonly bootstrapPath: string;
-  readonly devices: readonly DeviceData[];
+  /** Which of the threads it is, from 0. */
+  readonly thread: number;
+  readonly poll: PollHandle;
+  /** Brings {@link FuseThreadOrder}s, each with a wake-up of the poll set. */
+  readonly orders: MessagePort;
 }
 
-/** What a FUSE thread tells the main thread. */
-export type FuseThreadMessage =
-  | { readonly kind: "missing"; readonly read: PendingRead }
-  | { readonly kind: "error"; readonly code: ErrorCode; readonly message: string; readonly at: ErrorPlace }
-  /** The thread ends: because the file system was unmounted, or because it cannot go on. */
-  | { readonly kind: "ended"; readonly failed: boolean };
+/** A mount as a thread serves it. */
+export interface FuseThreadMount {
+  /** Above 0; no two mounts of a process have the same. */
+  readonly id: number;
+  /** The FUSE descriptor, the same in all threads; the main thread closes it after the last one's "ended". */
+  readonly fd: number;
+  readonly bootstrap: SharedMapping;
+  readonly devices: readonly DeviceData[];
+  readonly counters: CounterMemory;
+}
 
-/** Answers requests until the file system is unmounted. Blocks the thread in between: it receives no messages. */
-function serveFuse(data: FuseThreadData, post: (message: FuseThreadMessage) => void): void {
-  let failed = false;
-  const postError = (error: unknown): void => {
-    const { code, message, at } = asNydusError(error);
-    post({ kind: "error", code, message, at });
-  };
-  try {
-    using bootstrap = mapFile(data.bootstrapPath);
-    const fs = new ImageFs(new ErofsReader(bootstrap.bytes));
-    const files = new FileData(fs, data.devices);
-    const server = new FuseServer({
-      fs,
-      readReady: (read, target, at) => files.readReady(read, target, at),
-      onMissing: (read) => post({ kind: "missing", read }),
-      onError: postError,
-    });
-    const request = new Uint8Array(REQUEST_BYTES);
-    for (;;) {
-      const length = readFuseRequest(data.fd, request);
-      if (length === 0) break;
-      const replyBytes = server.handle(request.subarray(0, length));
-      if (replyBytes > 0) writeFuseReply(data.fd, server.reply.subarray(0, replyBytes));
+/** What the main thread tells a FUSE thread. */
+export type FuseThreadOrder = { readonly kind: "add"; readonly mount: FuseThreadMount } | { readonly kind: "close" };
+
+/** What a FUSE thread tells the main thread, mostly about one mount. */
+export type FuseThreadMessage =
+  | { readonly kind: "missing"; readonly id: number; readonly read: PendingRead }
+  | {
+      readonly kind: "error";
+      readonly id: number;
+      readonly code: ErrorCode;
+      readonly message: string;
+      readonly at: ErrorPlace;
     }
-  } catch (error) {
-    failed = true;
-    postError(error);
+  /** The thread has let go of a mount: because it was unmounted, or because it cannot be served. */
+  | { readonly kind: "ended"; readonly id: number; readonly failed: boolean }
+  | { readonly kind: "closed" };
+
+type Post = (message: FuseThreadMessage) => void;
+
+interface ServedMount {
+  readonly fd: number;
+  readonly server: FuseServer;
+  readonly counters: Counters;
+}
+
+/** Answers the requests of any number of mounts. Blocks its thread: orders are taken when the poll set is woken. */
+class FuseThreadLoop {
+  readonly #data: FuseThreadData;
+  readonly #post: Post;
+  readonly #mounts = new Map<number, ServedMount>();
+  readonly #request = new Uint8Array(REQUEST_BYTES);
+  readonly #reply = new Uint8Array(REPLY_BYTES);
+
+  constructor(data: FuseThreadData, post: Post) {
+    this.#data = data;
+    this.#post = post;
   }
-  post({ kind: "ended", failed });
+
+  /** Returns at the order to close. */
+  run(): void {
+    const waiter = new PollWaiter(this.#data.poll);
+    const serve = (id: number): void => this.#serve(id);
+    for (;;) if (waiter.wait(serve) && !this.#takeOrders()) return;
+  }
+
+  /** @returns false at the order to close */
+  #takeOrders(): boolean {
+    for (;;) {
+      const order = receiveMessageOnPort(this.#data.orders)?.message as FuseThreadOrder | undefined;
+      if (order === undefined) return true;
+      if (order.kind === "close") return false;
+      this.#add(order.mount);
+    }
+  }
+
+  #add(mount: FuseThreadMount): void {
+    const { id, fd, devices } = mount;
+    try {
+      const fs = new ImageFs(new ErofsReader(viewMapping(mount.bootstrap)));
+      const files = new FileData(fs, devices);
+      const counters = new Counters(mount.counters, this.#data.thread);
+      const server = new FuseServer({
+        fs,
+        readReady: (read, target, at) => readTimed(files, counters, { read, target, at }),
+        onMissing: (read) => this.#post({ kind: "missing", id, read }),
+        onError: (error) => {
+          counters.add("errors", 1);
+          this.#postError(id, error);
+        },
+        reply: this.#reply,
+      });
+      this.#mounts.set(id, { fd, server, counters });
+      addToPoll(this.#data.poll, fd, id);
+    } catch (error) {
+      this.#postError(id, error);
+      this.#end(id, true);
+    }
+  }
+
+  /** Answers one request of a mount: the poll set tells of the next one, in turn with other mounts'. */
+  #serve(id: number): void {
+    const mount = this.#mounts.get(id);
+    if (mount === undefined) return;
+    try {
+      const length = readFuseRequest(mount.fd, this.#request);
+      if (length < 0) this.#remove(id, mount);
+      if (length <= 0) return;
+      const replyBytes = mount.server.handle(this.#request.subarray(0, length));
+      mount.counters.add("requests", 1);
+      if (replyBytes > 0) writeFuseReply(mount.fd, this.#reply, replyBytes);
+    } catch (error) {
+      this.#postError(id, error);
+      this.#remove(id, mount, true);
+    }
+  }
+
+  #remove(id: number, { fd }: ServedMount, failed = false): void {
+    removeFromPoll(this.#data.poll, fd);
+    this.#end(id, failed);
+  }
+
+  #end(id: number, failed: boolean): void {
+    this.#mounts.delete(id);
+    this.#post({ kind: "ended", id, failed });
+  }
+
+  #postError(id: number, error: unknown): void {
+    const { code, message, at } = asNydusError(error);
+    this.#post({ kind: "error", id, code, message, at });
+  }
+}
+
+/** Reads what is ready, and counts it. */
+function readTimed(
+  files: FileData,
+  counters: Counters,
+  { read, target, at }: { read: PendingRead; target: Uint8Array; at: number },
+): number | undefined {
+  const start = performance.now();
+  const length = files.readReady(read, target, at);
+  if (length === undefined) return undefined;
+  counters.add("readyReads", 1);
+  counters.add("readBytes", length);
+  counters.add("readySec", (performance.now() - start) / 1000);
+  return length;
 }
 
 serveThread(FUSE_ROLE, (data, port: MessagePort) => {
-  serveFuse(data as FuseThreadData, (message) => port.postMessage(message));
+  new FuseThreadLoop(data as FuseThreadData, (message) => port.postMessage(message)).run();
+  port.postMessage({ kind: "closed" } satisfies FuseThreadMessage);
 });

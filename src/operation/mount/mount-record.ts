@@ -26,6 +26,8 @@ export interface MountRecord {
   /** As the user named it. */
   readonly image: string;
   readonly engine: string;
+  /** File system type in /proc/self/mountinfo. */
+  readonly type: string;
   /** The process that serves it. */
   readonly pid: number;
   /** With `pid`, names the process for ever. */
@@ -61,16 +63,14 @@ function recordPath(root: string, id: string): string {
   return join(recordDir(root), `${id}.json`);
 }
 
-/** Where the output of a background mount goes. */
-export function logPath(root: string, id: string): string {
-  return join(root, "logs", `${id}.log`);
-}
-
 /**
  * Claims a mount point for this process; of two that try, one succeeds. A record whose process is gone gives way.
  * @throws EBUSY another process serves or is about to serve it
  */
-export function claimMount(root: string, fields: Pick<MountRecord, "mountpoint" | "image" | "engine">): MountRecord {
+export function claimMount(
+  root: string,
+  fields: Pick<MountRecord, "mountpoint" | "image" | "engine" | "type">,
+): MountRecord {
   const record: MountRecord = {
     id: mountId(fields.mountpoint),
     ...fields,
@@ -142,12 +142,12 @@ export function isAlive(record: MountRecord): boolean {
 }
 
 /** Whether what is mounted at a place is one of ours. */
-export function isOurMount(mountpoint: string): boolean {
-  return findMount(mountpoint)?.type === MOUNT_TYPE;
+export function isOurMount({ mountpoint, type = MOUNT_TYPE }: { mountpoint: string; type?: string }): boolean {
+  return findMount(mountpoint)?.type === type;
 }
 
 function stateOf(record: MountRecord): MountState | undefined {
-  const mounted = isOurMount(record.mountpoint);
+  const mounted = isOurMount(record);
   if (!isAlive(record)) return mounted ? "dead" : undefined;
   if (!record.ready) return "starting";
   return mounted ? "serving" : "detached";
@@ -165,7 +165,7 @@ function recordNames(root: string): string[] {
 function readRecord(path: string): MountRecord | undefined {
   try {
     const value = JSON.parse(readFileSync(path, "utf8")) as Partial<Record<keyof MountRecord, unknown>>;
-    const texts = [value.id, value.mountpoint, value.image, value.engine, value.pidStart, value.startedAt];
+    const texts = [value.id, value.mountpoint, value.image, value.engine, value.type, value.pidStart, value.startedAt];
     const whole = texts.every((text) => typeof text === "string") && Number.isSafeInteger(value.pid);
     return whole && typeof value.ready === "boolean" ? (value as unknown as MountRecord) : undefined;
   } catch {

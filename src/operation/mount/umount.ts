@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { NydusError } from "../../base/errors.ts";
 import { MNT_DETACH, resolveMountpoint, unmount } from "../../os/mount.ts";
-import { findRecord, isAlive, isOurMount, type MountRecord, removeRecord } from "./mount-record.ts";
+import { findRecord, isOurMount, type MountRecord, removeRecord } from "./mount-record.ts";
 
 /** What {@link umountMount} needs. */
 export interface UmountOptions {
@@ -12,12 +12,12 @@ export interface UmountOptions {
   readonly lazy?: boolean | undefined;
 }
 
-/** How long the server may take to end once nothing is mounted, and how often to look. */
+/** How long the server may take to let go once nothing is mounted, and how often to look. */
 const END_TIMEOUT_MS = 15_000;
 const END_POLL_MS = 20;
 
 /**
- * Unmounts an image and waits until the process that served it has ended; with `lazy`, it does not wait. A mount whose
+ * Unmounts an image and waits until its server has released it; with `lazy`, it does not wait. A mount whose
  * process was killed is taken away too.
  * @throws ENOENT nothing of ours is mounted there; EBUSY files are open; EPERM without root
  */
@@ -25,7 +25,7 @@ export async function umountMount(options: UmountOptions): Promise<void> {
   const mountpoint = resolveMountpoint(options.mountpoint);
   const record = findRecord(options.root, mountpoint);
   const dead = record?.state === "dead";
-  if (!isOurMount(mountpoint)) {
+  if (!isOurMount(record ?? { mountpoint })) {
     throw new NydusError("ENOENT", "Cannot unmount: no image is mounted there", { path: mountpoint });
   }
   if (unmount(mountpoint, options.lazy === true || dead ? MNT_DETACH : 0) === "busy") {
@@ -33,11 +33,14 @@ export async function umountMount(options: UmountOptions): Promise<void> {
   }
   if (record === undefined) return;
   if (dead) removeRecord(options.root, record);
-  else if (options.lazy !== true) await untilEnded(record);
+  else if (options.lazy !== true) await untilReleased(options.root, record);
 }
 
-async function untilEnded(record: MountRecord): Promise<void> {
-  for (let waited = 0; isAlive(record); waited += END_POLL_MS) {
+/** Its record goes last; one of the same process with another start is a later mount's. */
+async function untilReleased(root: string, record: MountRecord): Promise<void> {
+  for (let waited = 0; ; waited += END_POLL_MS) {
+    const left = findRecord(root, record.mountpoint);
+    if (left === undefined || left.pid !== record.pid || left.startedAt !== record.startedAt) return;
     if (waited >= END_TIMEOUT_MS) {
       const message = `Unmounted, but process ${record.pid} goes on: the mount is in use in another mount namespace`;
       throw new NydusError("EBUSY", message, { path: record.mountpoint });

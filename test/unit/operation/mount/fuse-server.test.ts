@@ -14,7 +14,7 @@ import {
   ReadIn,
 } from "../../../../src/format/fuse/abi.ts";
 import { FUSE_OPCODES } from "../../../../src/format/fuse/opcode.ts";
-import { FuseServer, MAX_READ_BYTES, readerErrno } from "../../../../src/operation/mount/fuse-server.ts";
+import { FuseServer, MAX_READ_BYTES, REPLY_BYTES, readerErrno } from "../../../../src/operation/mount/fuse-server.ts";
 import { ImageFs } from "../../../../src/operation/mount/image-fs.ts";
 import { smallGolden } from "../../../kit/golden.ts";
 
@@ -26,6 +26,7 @@ function makeServer(image: Uint8Array = bootstrap, onError: (error: unknown) => 
     readReady: () => undefined,
     onMissing: () => undefined,
     onError,
+    reply: new Uint8Array(REPLY_BYTES),
   });
 }
 

@@ -1,0 +1,159 @@
+import { ERROR_CODES, type ErrorCode, type ErrorPlace, NydusError } from "../../base/errors.ts";
+import { PULL_POLICIES, type PullPolicy } from "../../content/local/open-image-source.ts";
+import { parsePlatform } from "../../format/oci/platform.ts";
+import type { ImageRequest } from "../../operation/image/mount-source.ts";
+import type { SessionStats } from "../../operation/mount/engine.ts";
+import { ENGINES, type EngineName } from "../../operation/mount/engines.ts";
+import { type MountFlags, parseMountFlags } from "../../operation/mount/mount-flags.ts";
+import type { ListedMount } from "../../operation/mount/mount-record.ts";
+
+/** Header of every request: version of the program that asks. */
+export const VERSION_HEADER = "x-nydus-version";
+/** Most bytes of a request's body. */
+export const BODY_LIMIT_BYTES = 64 << 10;
+const PATH_LIMIT = 4095;
+const MAX_TIMEOUT_MS = 2 ** 31 - 1;
+
+/** Body of `POST /v1/mounts`. Paths are absolute: the daemon has a working directory of its own. */
+export interface MountBody {
+  readonly image:
+    | { readonly name: string; readonly platform?: string | undefined; readonly pull?: PullPolicy | undefined }
+    | { readonly bootstrap: string; readonly blobDir: string };
+  /** What the user called it. */
+  readonly shown: string;
+  readonly mountpoint: string;
+  readonly engine: EngineName;
+  readonly readTimeoutMs: number;
+  /** As after `-o`. */
+  readonly options: string;
+}
+
+/** A {@link MountBody} that has been checked. */
+export interface MountCall {
+  readonly image: ImageRequest;
+  readonly shown: string;
+  readonly mountpoint: string;
+  readonly engine: EngineName;
+  readonly readTimeoutMs: number;
+  readonly flags: MountFlags;
+}
+
+/** A mount as `GET /v1/mounts` gives it. */
+export interface MountInfo extends ListedMount {
+  readonly stats: SessionStats | undefined;
+}
+
+/** What `GET /v1/status` gives. */
+export interface DaemonStatus {
+  /** An ending daemon unmounts, and takes no more mounts. */
+  readonly state: "running" | "ending";
+  readonly pid: number;
+  readonly version: string;
+  readonly root: string;
+  /** ISO 8601. */
+  readonly startedAt: string;
+  readonly mounts: number;
+  /** Images that are open: mounts of one image share it. */
+  readonly images: number;
+  readonly threads: number;
+  /** It ends when nothing has been mounted for so long. */
+  readonly idleMs: number;
+  /** Resident, and of it what is not file pages; bytes. */
+  readonly rssBytes: number;
+  readonly rssAnonBytes: number;
+  readonly openFiles: number;
+}
+
+/** Body of every answer that is an error; the HTTP status is the code's in `ERROR_CODES`. */
+export interface ErrorBody {
+  readonly error: { readonly code: ErrorCode; readonly message: string; readonly at: ErrorPlace };
+  /** The daemon is about to end: another one is to be started. */
+  readonly closing?: boolean;
+}
+
+/**
+ * Checks the body of `POST /v1/mounts`.
+ * @throws EINVAL naming the field
+ */
+export function parseMountBody(value: unknown): MountCall {
+  const body = objectOf(value, "body", ["image", "shown", "mountpoint", "engine", "readTimeoutMs", "options"]);
+  const { engine, readTimeoutMs } = body;
+  if (typeof engine !== "string" || !Object.hasOwn(ENGINES, engine)) {
+    throw bad("engine", `one of ${Object.keys(ENGINES).join(", ")}`);
+  }
+  if (
+    !Number.isInteger(readTimeoutMs) ||
+    !((readTimeoutMs as number) > 0) ||
+    (readTimeoutMs as number) > MAX_TIMEOUT_MS
+  )
+    throw bad("readTimeoutMs", "a number of milliseconds");
+  return {
+    image: parseImage(body["image"]),
+    shown: text(body["shown"], "shown"),
+    mountpoint: absolute(body["mountpoint"], "mountpoint"),
+    engine: engine as EngineName,
+    readTimeoutMs: readTimeoutMs as number,
+    flags: parseMountFlags(body["options"] === "" ? "" : text(body["options"], "options")),
+  };
+}
+
+function parseImage(value: unknown): ImageRequest {
+  if (typeof value === "object" && value !== null && "bootstrap" in value) {
+    const image = objectOf(value, "image", ["bootstrap", "blobDir"]);
+    return {
+      bootstrapPath: absolute(image["bootstrap"], "image.bootstrap"),
+      blobDir: absolute(image["blobDir"], "image.blobDir"),
+    };
+  }
+  const { name, platform, pull } = objectOf(value, "image", ["name", "platform", "pull"]);
+  return {
+    name: text(name, "image.name"),
+    ...(pull === undefined ? {} : { pull: pullOf(pull) }),
+    ...(platform === undefined ? {} : { platform: parsePlatform(text(platform, "image.platform")) }),
+  };
+}
+
+function pullOf(value: unknown): PullPolicy {
+  const policy = PULL_POLICIES.find((one) => one === value);
+  if (policy === undefined) throw bad("image.pull", `one of ${PULL_POLICIES.join(", ")}`);
+  return policy;
+}
+
+function objectOf(value: unknown, name: string, fields: readonly string[]): Readonly<Record<string, unknown>> {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw bad(name, "an object");
+  const unknown = Object.keys(value).find((field) => !fields.includes(field));
+  if (unknown !== undefined) throw bad(name, `an object of ${fields.join(", ")}, it has ${JSON.stringify(unknown)}`);
+  return value as Readonly<Record<string, unknown>>;
+}
+
+function text(value: unknown, name: string): string {
+  const fits = typeof value === "string" && value.length > 0 && value.length <= PATH_LIMIT && !value.includes("\0");
+  if (!fits) throw bad(name, "a text");
+  return value;
+}
+
+function absolute(value: unknown, name: string): string {
+  const path = text(value, name);
+  if (!path.startsWith("/")) throw bad(name, "an absolute path");
+  return path;
+}
+
+function bad(name: string, wanted: string): NydusError {
+  return new NydusError("EINVAL", `Cannot read request: ${name} is to be ${wanted}`);
+}
+
+/** The mount point and `lazy` of `DELETE /v1/mounts?mountpoint=…&lazy=true`. @throws EINVAL */
+export function parseUmountQuery(query: URLSearchParams): { readonly mountpoint: string; readonly lazy: boolean } {
+  const lazy = query.get("lazy") ?? "false";
+  if (lazy !== "true" && lazy !== "false") throw bad("lazy", "true or false");
+  return { mountpoint: absolute(query.get("mountpoint") ?? undefined, "mountpoint"), lazy: lazy === "true" };
+}
+
+/** The error of an answer, as if it had been thrown here. */
+export function errorOfBody(body: unknown): NydusError {
+  const error = (body as Partial<ErrorBody> | undefined)?.error;
+  if (typeof error?.message !== "string" || !Object.hasOwn(ERROR_CODES, error.code)) {
+    return new NydusError("EFAULT", "Cannot understand the daemon's answer");
+  }
+  return new NydusError(error.code, error.message, typeof error.at === "object" ? error.at : {});
+}

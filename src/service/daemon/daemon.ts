@@ -1,0 +1,201 @@
+import { asNydusError, formatError, NydusError } from "../../base/errors.ts";
+import { MountSources } from "../../operation/image/mount-source.ts";
+import { MOUNT_DEFAULTS, type MountHost, type SessionStats } from "../../operation/mount/engine.ts";
+import { ENGINES, type EngineName } from "../../operation/mount/engines.ts";
+import { listMounts, type MountRecord } from "../../operation/mount/mount-record.ts";
+import { type EndSignals, endAtSignals } from "../../operation/mount/serve.ts";
+import { leaveNothing, type ServedMount, startServing } from "../../operation/mount/served-mount.ts";
+import { sumStats } from "../../operation/mount/session-counters.ts";
+import { umountMount } from "../../operation/mount/umount.ts";
+import type { DaemonStatus, MountCall, MountInfo } from "./api.ts";
+import type { DaemonLog } from "./daemon-log.ts";
+import { formatMetrics, processUse } from "./metrics.ts";
+
+/** What a {@link Daemon} is made of. */
+export interface DaemonOptions {
+  /** Directory of all state. */
+  readonly root: string;
+  /** Of this program: who asks must have the same. */
+  readonly version: string;
+  readonly log: DaemonLog;
+  readonly threads?: number | undefined;
+  /** How long without a mount until {@link Daemon.idle}. */
+  readonly idleMs: number;
+}
+
+/** All mounts of a state directory: they share codec threads, FUSE threads, open images and caches. */
+export class Daemon {
+  /** Resolves when nothing has been mounted for the idle time. */
+  readonly idle: Promise<void>;
+  readonly #options: DaemonOptions;
+  readonly #startedAt = new Date().toISOString();
+  readonly #sources: MountSources;
+  readonly #hosts = new Map<EngineName, MountHost>();
+  readonly #mounts = new Map<string, ServedMount>();
+  /** Starts under way. */
+  readonly #starting = new Set<Promise<unknown>>();
+  readonly #closing = new AbortController();
+  #onIdle: () => void = () => undefined;
+  #idleTimer: ReturnType<typeof setTimeout> | undefined;
+  #ended: SessionStats = sumStats([]);
+  #started = 0;
+  #failed = 0;
+
+  constructor(options: DaemonOptions) {
+    this.#options = options;
+    this.#sources = new MountSources(options.root);
+    this.idle = new Promise((resolve) => {
+      this.#onIdle = resolve;
+    });
+    this.#watchIdle();
+  }
+
+  /** Whether it takes no more mounts: it is about to end. */
+  get isClosing(): boolean {
+    return this.#closing.signal.aborted;
+  }
+
+  /** @throws EBUSY the asking program is another version: what it means by a request may differ */
+  checkVersion(version: string | undefined): void {
+    const { version: own } = this.#options;
+    if (version === own) return;
+    const message = `Cannot use the daemon: it is '${own}' (process ${process.pid}), this is '${version ?? "unknown"}'; end it by 'nydus daemon stop'`;
+    throw new NydusError("EBUSY", message, { path: this.#options.root });
+  }
+
+  /** Mounts an image. @param signal ends the attempt @throws as `startServing` */
+  async mount(call: MountCall, signal: AbortSignal): Promise<MountRecord> {
+    const start = this.#start(call, AbortSignal.any([signal, this.#closing.signal]));
+    this.#starting.add(start);
+    this.#watchIdle();
+    try {
+      return (await start).record;
+    } catch (error) {
+      this.#failed++;
+      this.#options.log.write(`cannot mount ${call.shown} at ${call.mountpoint}: ${formatError(asNydusError(error))}`);
+      throw error;
+    } finally {
+      this.#starting.delete(start);
+      this.#watchIdle();
+    }
+  }
+
+  async #start(call: MountCall, signal: AbortSignal): Promise<ServedMount> {
+    const { root, log } = this.#options;
+    const { image, shown, mountpoint, engine, readTimeoutMs, flags } = call;
+    const mount = await startServing({
+      root,
+      mountpoint,
+      image: shown,
+      engine,
+      flags,
+      readTimeoutMs,
+      host: this.#host(engine),
+      open: () => this.#sources.open(image, { readTimeoutMs, signal }),
+      signal,
+      onError: (error) => log.write(`${shown} at ${mountpoint}: ${formatError(error)}`),
+    });
+    this.#keep(mount);
+    if (!signal.aborted) return mount;
+    // Whoever asked is gone, and nobody would unmount what came too late.
+    await mount.session[Symbol.asyncDispose]();
+    throw asNydusError(signal.reason);
+  }
+
+  #keep(mount: ServedMount): void {
+    const { record, session, ended } = mount;
+    const { log } = this.#options;
+    this.#mounts.set(record.id + record.startedAt, mount);
+    this.#started++;
+    log.write(`mounted ${record.image} at ${record.mountpoint}`);
+    const forget = (how: string): void => {
+      this.#mounts.delete(record.id + record.startedAt);
+      this.#ended = sumStats([this.#ended, session.stats()]);
+      log.write(`${how} ${record.image} at ${record.mountpoint}`);
+      this.#watchIdle();
+    };
+    ended.then(
+      () => forget("unmounted"),
+      (error: unknown) => forget(`lost (${formatError(asNydusError(error))})`),
+    );
+  }
+
+  #host(engine: EngineName): MountHost {
+    const known = this.#hosts.get(engine);
+    if (known !== undefined && !known.isBroken) return known;
+    const host = ENGINES[engine].open({ threads: this.#threads });
+    this.#hosts.set(engine, host);
+    return host;
+  }
+
+  get #threads(): number {
+    return this.#options.threads ?? MOUNT_DEFAULTS.threads;
+  }
+
+  /** Unmounts. @throws as `umountMount` */
+  umount(mountpoint: string, lazy: boolean): Promise<void> {
+    return umountMount({ root: this.#options.root, mountpoint, lazy });
+  }
+
+  /** Every mount of the state directory, those of other processes too. */
+  mounts(): MountInfo[] {
+    return listMounts(this.#options.root).map((mount) => ({
+      ...mount,
+      stats: this.#mounts.get(mount.id + mount.startedAt)?.session.stats(),
+    }));
+  }
+
+  async status(): Promise<DaemonStatus> {
+    const { root, version, idleMs } = this.#options;
+    const { images } = await this.#sources.stats();
+    const state = this.isClosing ? "ending" : "running";
+    const own = { state, pid: process.pid, version, root, startedAt: this.#startedAt } as const;
+    return { ...own, mounts: this.#mounts.size, images, threads: this.#threads, idleMs, ...processUse() };
+  }
+
+  /** Prometheus text. */
+  async metrics(): Promise<string> {
+    const mounts = [...this.#mounts.values()].map(({ record, session }) => ({
+      mountpoint: record.mountpoint,
+      stats: session.stats(),
+    }));
+    return formatMetrics({
+      version: this.#options.version,
+      mounts,
+      totals: sumStats([this.#ended, ...mounts.map(({ stats }) => stats)]),
+      mountsStarted: this.#started,
+      mountsFailed: this.#failed,
+      sources: await this.#sources.stats(),
+      process: processUse(),
+    });
+  }
+
+  #watchIdle(): void {
+    clearTimeout(this.#idleTimer);
+    if (this.#mounts.size > 0 || this.#starting.size > 0) return;
+    this.#idleTimer = setTimeout(() => this.#onIdle(), this.#options.idleMs);
+  }
+
+  /** Takes no more mounts, and ends the attempts under way. */
+  close(): void {
+    clearTimeout(this.#idleTimer);
+    this.#closing.abort(new NydusError("ECANCELED", "Cannot mount: the daemon ends"));
+  }
+
+  /** Unmounts everything: at once what nobody uses, the rest when the second signal or the end of grace comes. */
+  async end(signals: EndSignals, graceMs: number): Promise<void> {
+    this.close();
+    await Promise.allSettled(this.#starting);
+    const mounts = [...this.#mounts.values()];
+    await endAtSignals(mounts, signals, graceMs);
+    await Promise.allSettled(mounts.map(({ session }) => session[Symbol.asyncDispose]()));
+    await Promise.allSettled(mounts.map(({ ended }) => ended));
+    for (const host of this.#hosts.values()) if (!host.isBroken) await host[Symbol.asyncDispose]();
+    await this.#sources[Symbol.asyncDispose]();
+  }
+
+  /** For a program that exits without {@link end}. */
+  leaveNothing(): void {
+    for (const { record } of this.#mounts.values()) leaveNothing(this.#options.root, record);
+  }
+}
