@@ -48,16 +48,35 @@ const PRECODE_ORDER = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14
 /** A complete code of 19 symbols: 13 of four bits, 6 of five. */
 const PRECODE_LENGTHS = Array.from({ length: 19 }, (_, symbol) => (symbol < 13 ? 4 : 5));
 
-/** The header of a last, dynamic block that spells out each length by a code of its own; 16 to 18 are the repeats. */
-export function dynamicHeader(litlens: readonly number[], distances: readonly number[], kind = 2): BitWriter {
+/** Of codes 16 to 18 of code lengths: how many lengths they repeat at least, and their extra bits. */
+const REPEATS: Readonly<Record<number, readonly [least: number, extraBits: number]>> = {
+  16: [3, 2],
+  17: [3, 3],
+  18: [11, 7],
+};
+const countLengths = (codes: readonly number[]): number =>
+  codes.reduce((sum, code) => sum + (REPEATS[code]?.[0] ?? 1), 0);
+
+/**
+ * The header of a last, dynamic block with a code for each length; 16 to 18 are the shortest repeats.
+ * @param kind of block; 2 is dynamic
+ * @param distanceCount how many distances it claims to have
+ */
+export function dynamicHeader(
+  litlens: readonly number[],
+  distances: readonly number[],
+  { kind = 2, distanceCount = countLengths(distances) } = {},
+): BitWriter {
   const writer = new BitWriter().number(1, 1).number(kind, 2);
   writer
-    .number(litlens.length - 257, 5)
-    .number(distances.length - 1, 5)
+    .number(countLengths(litlens) - 257, 5)
+    .number(distanceCount - 1, 5)
     .number(15, 4);
   for (const symbol of PRECODE_ORDER) writer.number(PRECODE_LENGTHS[symbol] as number, 3);
   const codes = canonical(PRECODE_LENGTHS);
-  for (const length of [...litlens, ...distances]) writer.code(codes[length] as string);
+  for (const code of [...litlens, ...distances]) {
+    writer.code(codes[code] as string).number(0, REPEATS[code]?.[1] ?? 0);
+  }
   return writer;
 }
 

@@ -91,7 +91,7 @@ describe("codes of inflate()", () => {
   test("of 15 bits, for literals, lengths and distances", () => {
     const litlens = lengthsOf(286, { 97: 1, 98: 2, 99: 3, 100: 4, 101: 5, 102: 6, 103: 7, 104: 8, 105: 9, 106: 10 });
     for (const [i, symbol] of [107, 108, 109, 256].entries()) litlens[symbol] = 11 + i;
-    litlens[264] = 15;
+    litlens[284] = 15;
     litlens[285] = 15;
     const distances = lengthsOf(30, Object.fromEntries(Array.from({ length: 14 }, (_, i) => [i, i + 1])));
     distances[14] = 15;
@@ -109,17 +109,18 @@ describe("codes of inflate()", () => {
       for (let i = 0; i < length; i++) data.push(data[data.length - distance] as number);
     };
     for (let i = 0; i < 500; i++) {
-      const [short, extra] = [random.below(64), random.below(4096)];
+      const [short, long, far] = [random.below(64), random.below(31), random.below(4096)];
       writer
         .code(lit[285] as string)
         .code(dist[14] as string)
         .number(short, 6);
       copy(258, 129 + short);
       writer
-        .code(lit[264] as string)
+        .code(lit[284] as string)
+        .number(long, 5)
         .code(dist[29] as string)
-        .number(extra, 13);
-      copy(10, 24_577 + extra);
+        .number(far, 13);
+      copy(227 + long, 24_577 + far);
       writer.code(lit[109] as string);
       data.push(109);
     }
@@ -163,14 +164,14 @@ describe("codes of inflate()", () => {
     ["no end of the block", dynamicHeader(lengthsOf(257, { 97: 1, 98: 1 }), [1])],
     ["287 literals and lengths", dynamicHeader(lengthsOf(287, { 97: 1, 256: 1 }), [1])],
     ["31 distances", dynamicHeader(lengthsOf(257, { 97: 1, 256: 1 }), lengthsOf(31, { 0: 1 }))],
-    ["a repeat of no length", dynamicHeader([16, ...lengthsOf(256, {})], [1]).number(0, 2)],
-    ["a repeat past the last length", dynamicHeader(lengthsOf(257, { 97: 1, 256: 1 }), [18]).number(0, 7)],
+    ["a repeat of no length", dynamicHeader([16, ...lengthsOf(257, { 97: 1, 256: 1 }).slice(3)], [1])],
+    ["a repeat past the last length", dynamicHeader(lengthsOf(257, { 97: 1, 256: 1 }), [18], { distanceCount: 1 })],
     ["an empty precode", new BitWriter().number(5, 3).number(0, 14).number(0, 12)],
     ["an incomplete precode", new BitWriter().number(5, 3).number(0, 14).number(1, 12)],
     ["an oversubscribed precode", new BitWriter().number(5, 3).number(0, 14).number(0b001001001001, 12)],
     [
       "a block of the reserved kind",
-      dynamicHeader(lengthsOf(257, { 97: 1, 256: 1 }), [1], 3)
+      dynamicHeader(lengthsOf(257, { 97: 1, 256: 1 }), [1], { kind: 3 })
         .code("0")
         .code("1"),
     ],
@@ -188,6 +189,17 @@ describe("codes of inflate()", () => {
     const far = new Uint8Array(zlib.deflateRawSync(random.bytes(9000), { finishFlush: zlib.constants.Z_SYNC_FLUSH }));
     const long = concat(far, raw, new Uint8Array(5000));
     if (!/first/.test(_)) expect(faultOf(() => kernels.inflate("raw-deflate", long, 100_000))).toBe(CORRUPT);
+  });
+
+  test.each([5, 400])("a symbol that is no symbol does not end the block, with %d good bytes behind it", (size) => {
+    const writer = new BitWriter().number(0, 1).number(1, 2).code("00110000").code("11000110").number(1, 3);
+    writer
+      .number(0, 2)
+      .number(size, 16)
+      .number(0xffff - size, 16);
+    const raw = concat(writer.bytes(), new Uint8Array(size));
+    expect(faultOf(() => kernels.inflate("raw-deflate", raw, 1 + size))).toBe(CORRUPT);
+    expect(() => zlib.inflateRawSync(raw)).toThrow();
   });
 
   test("an incomplete precode is refused before a length is read", () => {
