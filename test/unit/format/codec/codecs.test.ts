@@ -1,14 +1,14 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { constants, crc32, deflateRawSync, gunzipSync, gzipSync } from "node:zlib";
+import { constants, crc32, deflateRawSync, gunzipSync, gzipSync, zstdCompressSync } from "node:zlib";
 import { gunzipSync as fflateGunzip } from "fflate";
 import { concatBytes } from "../../../../src/base/bytes.ts";
 import { toHex } from "../../../../src/base/digest.ts";
 import { NydusError } from "../../../../src/base/errors.ts";
 import type { Codecs, StreamFormat } from "../../../../src/format/codec/codecs.ts";
 import { gzipDeterministic, loadZstdWasm } from "../../../../src/format/codec/compress.ts";
-import { loadKernels } from "../../../../src/format/codec/kernels.ts";
+import { loadKernels, type StreamDecoder } from "../../../../src/format/codec/kernels.ts";
 import { makeCodecs } from "../../../../src/format/codec/make-codecs.ts";
 import { loadCodecs } from "../../../../src/os/codecs.ts";
 import { nativeCodecs } from "../../../../src/os/native-codecs.ts";
@@ -292,6 +292,16 @@ describe.each(TABLES)("codecs of %s", (_, codecs) => {
       }
     });
 
+    test("garbage after the end is EUCLEAN on every path", async () => {
+      for (const garbage of [Buffer.from("hello"), Uint8Array.of(0x28), new Uint8Array(5).fill(0xfd)]) {
+        const packed = concatBytes([pack(text), garbage]);
+        expect(await codeOf(() => codecs.decompress(format, packed, text.length))).toBe("EUCLEAN");
+        for (const pieceBytes of [1, packed.length]) {
+          expect(await codeOf(() => stream(codecs, format, packed, pieceBytes))).toBe("EUCLEAN");
+        }
+      }
+    });
+
     test("decompressStream() gives the same however the input is split", async () => {
       const data = concatBytes([SAMPLES["words"] as Uint8Array, SAMPLES["mixed"] as Uint8Array]);
       const packed = concatBytes([pack(data), pack(text)]);
@@ -405,6 +415,50 @@ describe.each(TABLES)("codecs of %s", (_, codecs) => {
   });
 });
 
+describe("the core's streams", () => {
+  /** A frame that asks for a window of 2^`windowLog` bytes and does not say how much it gives. */
+  const framed = (windowLog: number): Uint8Array => {
+    const { ZSTD_c_windowLog, ZSTD_c_contentSizeFlag } = constants;
+    return new Uint8Array(
+      zstdCompressSync(some, { params: { [ZSTD_c_windowLog]: windowLog, [ZSTD_c_contentSizeFlag]: 0 } }),
+    );
+  };
+
+  /** Pushes all of a frame of `some` and looks at the output. */
+  function decodeBy(decoder: StreamDecoder, packed: Uint8Array): void {
+    const outputs: Uint8Array[] = [NONE];
+    for (let at = 0; at < packed.length; ) {
+      const { output, consumed } = decoder.push(packed.subarray(at), some.length + 1);
+      at += consumed;
+      outputs.push(output);
+      if (consumed + output.length === 0) throw new Error(`stuck at byte ${at}`);
+    }
+    same(concatBytes(outputs), some);
+  }
+
+  test("use memory again: hundreds with windows of all sizes, several at once", () => {
+    const windows = new Map([10, 17, 20, 22, 24].map((log) => [log, framed(log)]));
+    const open: { decoder: StreamDecoder; packed: Uint8Array }[] = [];
+    for (let round = 0; round < 400; round++) {
+      const packed = windows.get(random.pick([...windows.keys()])) as Uint8Array;
+      open.push({ decoder: kernels.openDecoder("zstd", 1 << 24), packed });
+      if (open.length < 4 && round % 3 !== 0) continue;
+      const [{ decoder, packed: data }] = open.splice(random.below(open.length), 1) as [(typeof open)[0]];
+      decodeBy(decoder, data);
+      decoder.close();
+    }
+    for (const { decoder } of open) decoder.close();
+  });
+
+  test("take a window of 128 MiB, again and again", () => {
+    const packed = framed(27);
+    for (let round = 0; round < 20; round++) {
+      using decoder = kernels.openDecoder("zstd", 1 << 27);
+      decodeBy(decoder, packed);
+    }
+  });
+});
+
 describe("compress() by zstd", () => {
   test("is the runtime's, says its content size, and takes levels 1 to 22", async () => {
     const codecs = makeCodecs(kernels, native);
@@ -436,6 +490,17 @@ describe("a runtime's decoder that is wrong", () => {
       text,
     );
   });
+});
+
+test("a runtime's zstd decoder gets nothing but one whole frame that declares the size", async () => {
+  const lenient = makeCodecs(kernels, { zstdDecompress: () => text });
+  const packed = Bun.zstdCompressSync(text);
+  const others = [packed.subarray(0, -1), concatBytes([packed, Uint8Array.of(1)]), packed.subarray(1), NONE];
+  for (const data of others) {
+    expect(await codeOf(() => lenient.decompress("zstd", data, text.length))).toBe("EUCLEAN");
+  }
+  expect(await codeOf(() => lenient.decompress("zstd", concatBytes([packed, packed]), text.length))).toBe("EUCLEAN");
+  same(lenient.decompress("zstd", packed, text.length), text);
 });
 
 describe("gzipDeterministic()", () => {
