@@ -9,6 +9,11 @@ import { lockPath } from "../store/path-lock.ts";
 import { namesIn } from "./image-records.ts";
 import { makeStoreDir, type StorePaths } from "./paths.ts";
 
+/** A sweep of large caches may hold the store's lock for long. */
+const LOCK_WAIT_MS = 120_000;
+/** Why there may be no lease: nothing can be written, so whoever sweeps is welcome to make room. */
+const UNWRITABLE: readonly string[] = ["ENOSPC", "EPERM"];
+
 const LEASE_FILE = /^\d+-[0-9a-f]{16}\.json$/;
 
 /**
@@ -34,10 +39,19 @@ export class Lease implements AsyncDisposable {
       const added = digests.filter((digest) => !this.#digests.has(digest));
       if (added.length === 0) return;
       await makeStoreDir(this.#paths.leases);
-      await using _lock = await lockPath(this.#paths.dir, "use the image store");
+      await using _lock = await lockPath(this.#paths.dir, "use the image store", LOCK_WAIT_MS);
       await this.#write([...this.#digests, ...added]);
       for (const digest of added) this.#digests.add(digest);
     });
+  }
+
+  /** The same for one who only reads: without a place to write he goes on, since what is open stays readable. */
+  async addIfWritable(...digests: readonly Digest[]): Promise<void> {
+    try {
+      await this.add(...digests);
+    } catch (error) {
+      if (!UNWRITABLE.includes(asNydusError(error).code)) throw error;
+    }
   }
 
   /** A crash of the machine ends the process as well: nothing needs to be durable. */

@@ -61,7 +61,7 @@ export class StoreFirstSource implements ImageSource {
   async #otherFor(descriptor: BlobName): Promise<ImageSource | undefined> {
     const { paths, openOther } = this.#options;
     if (!(await hasStored(paths, descriptor))) return openOther === undefined ? undefined : this.#openOther(openOther);
-    await this.#lease.add(descriptor.digest);
+    await this.#lease.addIfWritable(descriptor.digest);
     // Between the look and the lease it may have gone.
     const isThere = openOther === undefined || (await hasStored(paths, descriptor));
     return isThere ? undefined : this.#openOther(openOther);

@@ -28,6 +28,9 @@ export interface SweepOptions {
   readonly only?: ReadonlySet<Digest>;
 }
 
+/** Another sweep may hold the store's lock for long. */
+const LOCK_WAIT_MS = 120_000;
+
 const HEX = /^[0-9a-f]{64}$/;
 /** Files that a process writes under a name of its own: its pid is in them. */
 const STAGED = /^\.nydus-(\d+)-[0-9a-f]+\.tmp$/;
@@ -46,7 +49,7 @@ const UNPACKING_MS = 24 * 60 * 60 * 1000;
 export async function sweepStore(root: string, { only }: SweepOptions = {}): Promise<readonly Swept[]> {
   const paths = storePaths(root);
   await makeStoreDir(paths.dir);
-  await using _lock = await lockPath(paths.dir, "sweep the image store");
+  await using _lock = await lockPath(paths.dir, "sweep the image store", LOCK_WAIT_MS);
   const kept = await leasedDigests(paths);
   for (const record of await soundRecords(paths)) {
     for (const digest of digestsOf(record, await readStoredImage(paths, record))) kept.add(digest);

@@ -122,7 +122,7 @@ export async function openImage(name: string, options: OpenImageOptions): Promis
 /** Keeps what is there of an image, its bootstrap and its caches, while it is open. */
 async function leaseParts(root: string, descriptor: Descriptor, manifest: Manifest): Promise<Lease> {
   const lease = new Lease(storePaths(root));
-  await lease.add(descriptor.digest, manifest.config.digest, ...manifest.layers.map(({ digest }) => digest));
+  await lease.addIfWritable(descriptor.digest, manifest.config.digest, ...manifest.layers.map(({ digest }) => digest));
   return lease;
 }
 
