@@ -273,12 +273,18 @@ describe("Removing", () => {
     const [one, two] = [sampleImage("one", LARGE), sampleImage("two", LARGE)];
     await put(root, "one", one);
     await put(root, "two", two);
+    const stray = "5".repeat(64);
+    writeFileSync(join(storePaths(root).blobs, stray), "what an interrupted pull has left");
     const { swept } = await removeImage(root, nameOf("one"), false);
     expect(swept.map(({ digest }) => digest).sort()).toEqual([one.root.digest, one.config.digest].sort());
-    expect(storedBlobs(root)).toEqual([two.root, two.config, two.layer].map(({ digest }) => hexOf(digest)).sort());
+    const kept = [two.root, two.config, two.layer].map(({ digest }) => hexOf(digest));
+    expect(storedBlobs(root)).toEqual([...kept, stray].sort());
     expect((await failureOf(removeImage(root, nameOf("one"), false))).code).toBe("ENOENT");
     await removeImage(root, hexOf(two.root.digest).slice(0, 12), false);
-    expect(storedBlobs(root)).toEqual([]);
+    expect(storedBlobs(root)).toEqual([stray]);
+    expect((await pruneStore(root, false)).swept.map(({ kind, digest }) => [kind, hexOf(digest)])).toEqual([
+      ["blob", stray],
+    ]);
   });
   test("one of two names leaves the image to the other", async () => {
     const root = newRoot();
