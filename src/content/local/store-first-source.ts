@@ -1,4 +1,3 @@
-import { parseDigest } from "../../base/digest.ts";
 import { NydusError } from "../../base/errors.ts";
 import type { Descriptor } from "../../format/oci/manifest.ts";
 import type { ByteSource } from "../store/source.ts";
@@ -52,7 +51,6 @@ export class StoreFirstSource implements ImageSource {
   }
 
   async openBlob(descriptor: BlobName): Promise<ByteSource> {
-    parseDigest(descriptor.digest);
     const other = await this.#otherFor(descriptor);
     return other === undefined ? await openStored(this.#options.paths, descriptor) : await other.openBlob(descriptor);
   }

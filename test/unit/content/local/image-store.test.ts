@@ -286,6 +286,20 @@ describe("Removing", () => {
       ["blob", stray],
     ]);
   });
+  test("leaves a stray blob that a pull has found and counts on", async () => {
+    const root = newRoot();
+    const image = sampleImage("found");
+    await put(root, "before", image);
+    rmSync(storePaths(root).images, { recursive: true });
+    {
+      await using target = await openTarget(root, "found");
+      expect(await target.hasBlob(image.layer)).toBe(true);
+      await pruneStore(root, false);
+      expect(storedBlobs(root)).toEqual([hexOf(image.layer.digest)]);
+    }
+    await pruneStore(root, false);
+    expect(storedBlobs(root)).toEqual([]);
+  });
   test("one of two names leaves the image to the other", async () => {
     const root = newRoot();
     const image = sampleImage("twice");
