@@ -6,7 +6,7 @@ export const FLOORS = ["base", "format", "os", "content", "operation", "service"
 
 /** Each npm package of the program, and the one file (or the folder, ending in "/") that may import it. */
 const PACKAGE_HOMES: Readonly<Record<string, readonly string[]>> = {
-  undici: ["src/content/http/transport.ts"],
+  undici: ["src/content/http/connections.ts"],
   fflate: ["src/format/codec/compress.ts"],
   "zstd-wasm": ["src/format/codec/compress.ts"],
   citty: ["src/cli/"],

@@ -24,7 +24,7 @@ test("the line of a violation is where the import begins", () => {
 test("imports of lower floors, of the own floor and of packages at home are no violation", () => {
   const files = new Map([
     ["src/os/a.ts", 'import { readFile } from "node:fs/promises";\nimport { dlopen } from "bun:ffi";\n'],
-    ["src/content/http/transport.ts", 'import { request } from "undici/index.js";\nexport * from "./other.ts";\n'],
+    ["src/content/http/connections.ts", 'import { request } from "undici/index.js";\nexport * from "./other.ts";\n'],
     ["src/cli/main.ts", 'const x = import("../operation/image/convert.ts");\nimport { a } from "citty";\n'],
     ["src/base/a.ts", '/** import { x } from "../cli/x.ts" */\nimport { b } from "./b.ts";\n'],
   ]);

@@ -1,5 +1,5 @@
 import { type ErrorCode, NydusError } from "../../base/errors.ts";
-import type { HttpResponse } from "./transport.ts";
+import type { HttpResponse } from "./response.ts";
 import { shownUrl } from "./url.ts";
 
 /** Of an error answer so much is read. */
@@ -41,16 +41,19 @@ export function isPassing(error: unknown): error is NydusError {
  */
 export async function httpFailure(response: HttpResponse, action: string): Promise<NydusError> {
   const { status } = response;
-  const said = await response.head(BODY_BYTES).then(describe, () => "");
+  const said = await response.head(BODY_BYTES).then(
+    (body) => printable(response.redact(describe(body))),
+    () => "",
+  );
   const message = `Cannot ${action}: the server answers ${status}${said === "" ? "" : `: ${said}`}`;
   const error = new NydusError(STATUS_CODES[status] ?? "EIO", message, { url: shownUrl(response.url) });
   return PASSING.includes(status) ? mayPass(error) : error;
 }
 
-/** What a registry's error body says (distribution-spec, Error Codes), as one line of printable text. */
-export function describe(body: Uint8Array): string {
+/** What a registry's error body says (distribution-spec, Error Codes), as text that is not to be shown yet. */
+function describe(body: Uint8Array): string {
   const text = new TextDecoder().decode(body);
-  return printable(errorsOf(text) ?? (text.trimStart().startsWith("<") ? "" : text));
+  return errorsOf(text) ?? (text.trimStart().startsWith("<") ? "" : text);
 }
 
 function errorsOf(text: string): string | undefined {

@@ -1,9 +1,11 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { Agent, type Dispatcher, request as dispatch } from "undici/index.js";
 import { withDeadline } from "../../base/async.ts";
 import { asNydusError, NydusError } from "../../base/errors.ts";
 import { orAborted, throwIfAborted } from "../store/abort.ts";
+import { type ConnectionOptions, Connections } from "./connections.ts";
 import { isPassing, mayPass } from "./failure.ts";
+import { redact, secretsOf } from "./redact.ts";
+import { type HttpResponse, Response } from "./response.ts";
 import { hasUserInfo, parseUrl, shownUrl } from "./url.ts";
 
 export type HttpMethod = "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE";
@@ -27,40 +29,26 @@ export interface HttpRequest {
   /** From the first try to the end of what is read; {@link HTTP_DEFAULTS} unless given. */
   readonly timeoutMs?: number;
   readonly signal?: AbortSignal | undefined;
+  /** Whether another server named the address: link-local and metadata addresses are refused then, as behind redirects. */
+  readonly isGuarded?: boolean;
+  /** What of the body must not be shown when the server repeats it. */
+  readonly secrets?: readonly string[];
 }
 
-/** An answer. Its body must be read or discarded. */
-export interface HttpResponse {
-  readonly status: number;
-  /** Where it came from: behind redirects another one than was asked. */
-  readonly url: URL;
-  /** A header by its lower-case name; of several the first. */
-  header(name: string): string | undefined;
-  /** The body, once. @throws EIO when the connection breaks */
-  body(): AsyncGenerator<Uint8Array>;
-  /** The whole body. @throws EUCLEAN when it has more than `limitBytes` */
-  bytes(limitBytes: number): Promise<Uint8Array>;
-  /** At most the first `limitBytes` of the body; the rest is discarded. */
-  head(limitBytes: number): Promise<Uint8Array>;
-  discard(): Promise<void>;
+/** How a client works. */
+export interface HttpOptions extends ConnectionOptions {
+  /** Pause before the second try; {@link HTTP_DEFAULTS} unless given. */
+  readonly backoffMs?: number | undefined;
 }
 
 /** Defaults and limits. */
 export const HTTP_DEFAULTS = {
   timeoutMs: 30_000,
-  connectTimeoutMs: 10_000,
-  /** Without a byte of a streamed body for so long the connection counts as broken. */
-  idleTimeoutMs: 30_000,
   redirects: 5,
   tries: 5,
   /** Before the second try; twice as long before each further one. */
   backoffMs: 200,
-  connections: 16,
 } as const;
-
-/** An answer that is not wanted is read to its end, to keep the connection, within these limits. */
-const DISCARD_BYTES = 64 << 10;
-const DISCARD_MS = 1_000;
 
 const REDIRECTS = [301, 302, 303, 307, 308];
 /** Connection errors that asking again does not mend: no such host, and what TLS finds wrong. */
@@ -75,17 +63,12 @@ const IDEMPOTENT: readonly HttpMethod[] = ["GET", "HEAD", "PUT", "DELETE"];
  */
 export class HttpClient implements AsyncDisposable {
   readonly #backoffMs: number;
-  readonly #agent = new Agent({
-    connections: HTTP_DEFAULTS.connections,
-    keepAliveTimeout: 20_000,
-    headersTimeout: 0, // the deadline is ours
-    bodyTimeout: HTTP_DEFAULTS.idleTimeoutMs,
-    connect: { timeout: HTTP_DEFAULTS.connectTimeoutMs },
-  });
+  readonly #connections: Connections;
 
-  /** @param options.backoffMs pause before the second try, when another than {@link HTTP_DEFAULTS} is wanted */
-  constructor(options: { readonly backoffMs?: number } = {}) {
+  /** @throws EINVAL, ENOTSUP proxies of the environment; ENOENT, EUCLEAN a CA file */
+  constructor(options: HttpOptions = {}) {
     this.#backoffMs = options.backoffMs ?? HTTP_DEFAULTS.backoffMs;
+    this.#connections = new Connections(options);
   }
 
   /**
@@ -159,7 +142,8 @@ export class HttpClient implements AsyncDisposable {
     const follows = request.followRedirects ?? (method === "GET" || method === "HEAD");
     let [url, headers] = [request.url, { ...request.headers }];
     for (let hop = 0; ; hop++) {
-      const response = await this.#ask({ ...request, url, headers }, signal);
+      const isGuarded = request.isGuarded === true || url.origin !== request.url.origin;
+      const response = await this.#ask({ ...request, url, headers, isGuarded }, signal);
       if (!follows || !REDIRECTS.includes(response.status)) return response;
       await response.discard();
       if (hop >= HTTP_DEFAULTS.redirects) {
@@ -172,32 +156,29 @@ export class HttpClient implements AsyncDisposable {
   }
 
   async #ask(request: HttpRequest, signal: AbortSignal | undefined): Promise<HttpResponse> {
-    const { method, url, body, headers = {} } = request;
-    const place = { url: shownUrl(url) };
-    const sent = body === undefined ? {} : bodyOptions(body, headers);
+    const { method, url, body, isGuarded = false } = request;
+    const sized: Record<string, string> = isSized(body) ? { "content-length": `${body.sizeBytes}` } : {};
+    const headers = { "user-agent": "nydus", "accept-encoding": "identity", ...request.headers, ...sized };
+    const secrets = [...secretsOf(headers), ...(request.secrets ?? [])];
+    const failure = (error: unknown, action: string): NydusError =>
+      connectionFailure(error, { signal, action, secrets, url });
     try {
-      const answer = await dispatch(url, {
-        dispatcher: this.#agent,
-        method,
-        headers: { "user-agent": "nydus", "accept-encoding": "identity", ...headers },
-        ...(signal === undefined ? {} : { signal }),
-        ...sent,
-      });
-      return new Response(answer, url, signal);
+      const sent = isSized(body) ? body.open() : body;
+      const answer = await this.#connections.exchange({ method, url, headers, body: sent, signal, isGuarded });
+      return new Response(answer, { url, secrets, failure: (error) => failure(error, "read the answer") });
     } catch (error) {
-      throw connectionFailure(error, signal, { action: method, place });
+      throw failure(error, method);
     }
   }
 
   /** Ends connections; answers that are still read break. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#agent.destroy();
+    await this.#connections.close();
   }
 }
 
-function bodyOptions(body: Uint8Array | RequestBody, headers: Readonly<Record<string, string>>): object {
-  if (body instanceof Uint8Array) return { body };
-  return { body: body.open(), headers: { "user-agent": "nydus", ...headers, "content-length": `${body.sizeBytes}` } };
+function isSized(body: HttpRequest["body"]): body is RequestBody {
+  return body !== undefined && !(body instanceof Uint8Array);
 }
 
 function withoutCredentials(headers: Readonly<Record<string, string>>): Record<string, string> {
@@ -220,77 +201,22 @@ function refused(url: URL, found: string): NydusError {
   return new NydusError("EACCES", `Cannot follow: ${found}`, { url: shownUrl(url) });
 }
 
-function connectionFailure(
-  error: unknown,
-  signal: AbortSignal | undefined,
-  about: { readonly action: string; readonly place: { readonly url: string } },
-): NydusError {
-  if (error instanceof NydusError) return error;
-  if (signal?.aborted) return asNydusError(signal.reason ?? error, about.place);
-  const { message, code } = error as { readonly message?: string; readonly code?: string };
-  const why = [code, message].filter((part) => part !== undefined && part !== "").join(": ");
-  const failure = new NydusError("EIO", `Cannot ${about.action}: ${why}`, about.place, { cause: error });
-  return code !== undefined && LASTING.test(code) ? failure : mayPass(failure);
+interface FailureContext {
+  readonly signal: AbortSignal | undefined;
+  readonly action: string;
+  readonly secrets: readonly string[];
+  readonly url: URL;
 }
 
-class Response implements HttpResponse {
-  readonly status: number;
-  readonly url: URL;
-  readonly #answer: Dispatcher.ResponseData;
-  readonly #signal: AbortSignal | undefined;
-  #taken = false;
-
-  constructor(answer: Dispatcher.ResponseData, url: URL, signal: AbortSignal | undefined) {
-    this.status = answer.statusCode;
-    this.url = url;
-    this.#answer = answer;
-    this.#signal = signal;
-    answer.body.on("error", () => undefined); // one who reads it hears of it
+function connectionFailure(error: unknown, { signal, action, secrets, url }: FailureContext): NydusError {
+  const place = { url: shownUrl(url) };
+  if (error instanceof NydusError) {
+    const placed = error.within(place);
+    return isPassing(error) ? mayPass(placed) : placed;
   }
-
-  header(name: string): string | undefined {
-    const value = this.#answer.headers[name];
-    return Array.isArray(value) ? value[0] : value;
-  }
-
-  async *body(): AsyncGenerator<Uint8Array> {
-    this.#taken = true;
-    try {
-      for await (const piece of this.#answer.body) yield piece as Uint8Array;
-    } catch (error) {
-      throw connectionFailure(error, this.#signal, { action: "read the answer", place: { url: shownUrl(this.url) } });
-    } finally {
-      this.#answer.body.destroy();
-    }
-  }
-
-  async bytes(limitBytes: number): Promise<Uint8Array> {
-    const body = await this.#collect(limitBytes + 1);
-    if (body.length <= limitBytes) return body;
-    const message = `Cannot read the answer: it has more than ${limitBytes} bytes`;
-    throw new NydusError("EUCLEAN", message, { url: shownUrl(this.url) });
-  }
-
-  async head(limitBytes: number): Promise<Uint8Array> {
-    return (await this.#collect(limitBytes)).subarray(0, limitBytes);
-  }
-
-  async #collect(enoughBytes: number): Promise<Uint8Array> {
-    const pieces: Uint8Array[] = [];
-    let total = 0;
-    for await (const piece of this.body()) {
-      pieces.push(piece);
-      total += piece.length;
-      if (total >= enoughBytes) break;
-    }
-    return new Uint8Array(Buffer.concat(pieces));
-  }
-
-  async discard(): Promise<void> {
-    if (this.#taken) return;
-    this.#taken = true;
-    await this.#answer.body
-      .dump({ limit: DISCARD_BYTES, signal: AbortSignal.timeout(DISCARD_MS) })
-      .catch(() => undefined);
-  }
+  if (signal?.aborted) return asNydusError(signal.reason ?? error, place);
+  const { message, code } = error as { readonly message?: string; readonly code?: string };
+  const why = [code, message].filter((part) => part !== undefined && part !== "").join(": ");
+  const failure = new NydusError("EIO", redact(`Cannot ${action}: ${why}`, secrets), place, { cause: error });
+  return code !== undefined && LASTING.test(code) ? failure : mayPass(failure);
 }

@@ -1,7 +1,7 @@
 import type { ByteRange } from "../../base/bytes.ts";
 import { NydusError } from "../../base/errors.ts";
 import { httpFailure, mayPass } from "../http/failure.ts";
-import type { HttpResponse } from "../http/transport.ts";
+import type { HttpResponse } from "../http/response.ts";
 import { shownUrl } from "../http/url.ts";
 
 /** A server that ignores ranges is borne with for so many bytes before the wanted ones. */
@@ -22,10 +22,11 @@ export interface AskedRange {
 export async function openRangedAnswer(response: HttpResponse, asked: AskedRange): Promise<AsyncGenerator<Uint8Array>> {
   const { start, end } = asked.range;
   if (response.status === 206) {
-    checkContentRange(response, asked);
+    checkPart(response, asked);
     return response.body();
   }
   if (response.status !== 200) throw await httpFailure(response, "read blob");
+  checkCoding(response);
   checkLength(response, asked.sizeBytes);
   if (start > IGNORED_RANGE_BYTES && end - start < asked.sizeBytes) {
     throw wrong(response, "ENOTSUP", "the server ignores ranges: it cannot serve an image lazily");
@@ -35,20 +36,41 @@ export async function openRangedAnswer(response: HttpResponse, asked: AskedRange
 
 /** Reads exactly the asked bytes. @throws as {@link openRangedAnswer}; EIO a body that is cut short */
 export async function readRangedAnswer(response: HttpResponse, asked: AskedRange): Promise<Uint8Array> {
-  const length = asked.range.end - asked.range.start;
-  const target = new Uint8Array(length);
-  let at = 0;
-  for await (const piece of await openRangedAnswer(response, asked)) {
-    const isTooLong = at + piece.length > length;
-    if (isTooLong && response.status === 206) {
-      throw wrong(response, "EUCLEAN", `more than the ${length} bytes that were asked for`);
-    }
-    target.set(isTooLong ? piece.subarray(0, length - at) : piece, at);
-    at = Math.min(length, at + piece.length);
-    if (isTooLong) break;
+  const target = new Uint8Array(asked.range.end - asked.range.start);
+  const isPart = response.status === 206;
+  if (isPart) checkPart(response, asked);
+  const count = isPart ? await response.readInto(target) : await fill(target, await openRangedAnswer(response, asked));
+  if (isPart && count > target.length) {
+    throw wrong(response, "EUCLEAN", `more than the ${target.length} bytes that were asked for`);
   }
-  if (at === length) return target;
-  throw mayPass(wrong(response, "EIO", `${at} bytes, ${length} wanted`));
+  if (count >= target.length) return target;
+  throw mayPass(wrong(response, "EIO", `${count} bytes, ${target.length} wanted`));
+}
+
+/** Takes what there is room for. @returns how many bytes came until then */
+async function fill(target: Uint8Array, pieces: AsyncIterable<Uint8Array>): Promise<number> {
+  let at = 0;
+  for await (const piece of pieces) {
+    target.set(piece.subarray(0, target.length - at), at);
+    at += piece.length;
+    if (at >= target.length) break;
+  }
+  return at;
+}
+
+/** Whether a 206 is the asked range and nothing but that. @throws EUCLEAN */
+function checkPart(response: HttpResponse, asked: AskedRange): void {
+  checkCoding(response);
+  const type = response.header("content-type") ?? "";
+  if (/^\s*multipart\//i.test(type)) throw wrong(response, "EUCLEAN", "several parts, one range wanted");
+  checkContentRange(response, asked);
+}
+
+/** Bytes in another coding than their own are not the blob's, whatever their number. @throws EUCLEAN */
+function checkCoding(response: HttpResponse): void {
+  const coding = response.header("content-encoding") ?? "";
+  if (/^\s*(?:identity)?\s*$/i.test(coding)) return;
+  throw wrong(response, "EUCLEAN", `Content-Encoding is ${JSON.stringify(coding.slice(0, 40))}, none wanted`);
 }
 
 function checkContentRange(response: HttpResponse, { range, sizeBytes }: AskedRange): void {

@@ -5,7 +5,8 @@ import { type Descriptor, parseManifestOrIndex } from "../../format/oci/manifest
 import { essence, MANIFEST_ACCEPT, MEDIA_TYPE, mediaKind } from "../../format/oci/media-type.ts";
 import { apiHost, isLoopback, type Reference } from "../../format/oci/reference.ts";
 import { httpFailure } from "../http/failure.ts";
-import type { HttpClient, HttpRequest, HttpResponse, RequestBody } from "../http/transport.ts";
+import type { HttpResponse } from "../http/response.ts";
+import type { HttpClient, HttpRequest, RequestBody } from "../http/transport.ts";
 import { hasUserInfo, parseUrl, shownUrl } from "../http/url.ts";
 import { SMALL_CONTENT_BYTES, sha256Digest } from "../store/verify.ts";
 import { RegistryAuth } from "./auth.ts";

@@ -2,7 +2,8 @@ import { describe, expect, test } from "bun:test";
 import { createServer } from "node:net";
 import { formatError } from "../../../../src/base/errors.ts";
 import { httpFailure } from "../../../../src/content/http/failure.ts";
-import { HttpClient, type HttpRequest, type HttpResponse } from "../../../../src/content/http/transport.ts";
+import type { HttpResponse } from "../../../../src/content/http/response.ts";
+import { HttpClient, type HttpRequest } from "../../../../src/content/http/transport.ts";
 import { type FakeRegistry, startFakeRegistry, times } from "../../../kit/fake-registry.ts";
 import { failureOf } from "../../../suite/byte-source.ts";
 
