@@ -2,19 +2,18 @@ import type { Digest } from "../../base/digest.ts";
 import { originName, storeName } from "../../content/local/image-records.ts";
 import { openLocalTarget } from "../../content/local/local-target.ts";
 import { openSource } from "../../content/store/open-store.ts";
+import type { StoreContext } from "../../content/store/store.ts";
 import { formatReference, parseReference } from "../../format/oci/reference.ts";
 import { parseImageName } from "../../format/oci/transport.ts";
 import { loadCodecs } from "../../os/codecs.ts";
 import { type CopiedLayer, type CopyOptions, copyImage } from "./copy.ts";
 
 /** A pull as a user asks for it. */
-export interface PullRequest extends CopyOptions {
+export interface PullRequest extends CopyOptions, StoreContext {
   /** Where the image is: a name as containers-transports(5) has them. */
   readonly image: string;
   /** What it is to be called in the store; by default what it is called where it is. */
   readonly as?: string | undefined;
-  /** Directory of all state. */
-  readonly root: string;
   readonly signal: AbortSignal;
 }
 
@@ -38,7 +37,7 @@ export async function pullImage(request: PullRequest): Promise<PullSummary> {
   const { root, signal } = request;
   const image = parseImageName(request.image);
   const name = request.as === undefined ? storeName(image) : formatReference(parseReference(request.as));
-  await using source = await openSource(image, { root, signal });
+  await using source = await openSource(image, request);
   await using target = await openLocalTarget({ root, name, from: originName(image) });
   const codecs = await loadCodecs();
   const { root: top, blobs } = await copyImage({ source, target, codecs, signal }, request);
