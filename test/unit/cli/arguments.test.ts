@@ -91,6 +91,12 @@ describe("readCommandArguments()", () => {
   });
 });
 
+test("a positional that stands for several takes one or more words", () => {
+  const args = { image: { type: "positional", required: true, valueHint: "IMAGE..." } } as const;
+  expect(readCommandArguments(["a", "b", "c"], args).positionals).toEqual(["a", "b", "c"]);
+  expect(() => readCommandArguments([], args)).toThrow("Missing argument IMAGE");
+});
+
 describe("readGlobalFlags()", () => {
   test("stops at the command's name, whose own flags it leaves alone", () => {
     const [before, rest] = readGlobalFlags(["--root", "convert", "--json", "convert", "--nope"], {

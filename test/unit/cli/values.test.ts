@@ -1,5 +1,13 @@
 import { describe, expect, test } from "bun:test";
-import { parseChoice, parseDuration, parseInteger, parseList, parseSize, platformOf } from "../../../src/cli/values.ts";
+import {
+  parseChoice,
+  parseDuration,
+  parseInteger,
+  parseList,
+  parseSize,
+  platformOf,
+  platformsOf,
+} from "../../../src/cli/values.ts";
 
 describe("parseSize()", () => {
   test.each([
@@ -60,6 +68,16 @@ test("platformOf() falls back to this machine and refuses what is no platform", 
   expect(platformOf("linux/arm64")).toEqual({ os: "linux", architecture: "arm64" });
   expect(platformOf(undefined).os).toBe("linux");
   expect(() => platformOf("a/b/c/d")).toThrow("Cannot parse platform");
+});
+
+test("platformsOf() takes several platforms or all, not both", () => {
+  expect(platformsOf("linux/arm64,amd64", false)).toEqual([
+    { os: "linux", architecture: "arm64" },
+    { os: "linux", architecture: "amd64" },
+  ]);
+  expect(platformsOf(undefined, false)).toHaveLength(1);
+  expect(platformsOf(undefined, true)).toBe("all");
+  expect(() => platformsOf("linux/arm64", true)).toThrow("--platform");
 });
 
 test("parseList() splits at commas and refuses empty members", () => {

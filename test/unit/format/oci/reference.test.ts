@@ -2,6 +2,7 @@ import { describe, expect, test } from "bun:test";
 import type { NydusError } from "../../../../src/base/errors.ts";
 import {
   apiHost,
+  familiarRepository,
   formatReference,
   isLoopback,
   manifestKey,
@@ -158,4 +159,17 @@ describe("parseImageName()", () => {
   ])("refuses %j with %s", (text, code) => {
     expect(codeOf(() => parseImageName(text))).toBe(code);
   });
+});
+
+test.each([
+  ["docker.io/library/alpine", "alpine"],
+  ["index.docker.io/bitnami/redis:7", "bitnami/redis"],
+  ["docker.io/library/team/app", "library/team/app"],
+  ["ghcr.io/library/alpine", "ghcr.io/library/alpine"],
+  [`localhost:5000/a/b@sha256:${HEX}`, "localhost:5000/a/b"],
+])("familiarRepository() shows %s as %s, which docker takes for the same", (text, shown) => {
+  const reference = parseReference(text);
+  expect(familiarRepository(reference)).toBe(shown);
+  const { registry, repository } = parseReference(shown);
+  expect([registry, repository]).toEqual([reference.registry, reference.repository]);
 });
