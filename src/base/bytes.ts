@@ -15,11 +15,6 @@ export function alignUp(value: number, unit: number): number {
   return rest === 0 ? value : value + (unit - rest);
 }
 
-/** Bytes in a range. */
-export function rangeLength(range: ByteRange): number {
-  return range.end - range.start;
-}
-
 /**
  * A u64 from a file as a JavaScript number.
  * @param at byte offset it was read from, for the message

@@ -41,14 +41,6 @@ export function toHex(bytes: Uint8Array): string {
   return hex;
 }
 
-/** Bytes of a hex string. @throws EINVAL on an odd length or another digit */
-export function fromHex(hex: string): Uint8Array {
-  if (!/^([0-9a-f]{2})*$/i.test(hex)) throw new NydusError("EINVAL", "Cannot parse hex: odd length or a foreign digit");
-  const bytes = new Uint8Array(hex.length / 2);
-  for (let i = 0; i < bytes.length; i++) bytes[i] = Number.parseInt(hex.slice(2 * i, 2 * i + 2), 16);
-  return bytes;
-}
-
 /** A streaming hash; `digest` ends it. */
 export interface Hasher {
   update(data: Uint8Array): void;

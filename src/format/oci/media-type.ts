@@ -47,8 +47,6 @@ interface MediaRow {
   readonly kind: MediaKind;
   /** Of a layer: how the tar is compressed. */
   readonly format?: StreamFormat;
-  /** Whether it belongs to Docker's schema 2. */
-  readonly docker?: boolean;
 }
 
 const OCI_FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar";
@@ -58,25 +56,25 @@ const SCHEMA1 = "application/vnd.docker.distribution.manifest.v1";
 /** The one table of media types (image-spec media-types.md, docker/distribution manifest-v2-2, features 1.1). */
 const ROWS: ReadonlyMap<string, MediaRow> = new Map<string, MediaRow>([
   [MEDIA_TYPE.ociIndex, { kind: "index" }],
-  [MEDIA_TYPE.dockerList, { kind: "index", docker: true }],
+  [MEDIA_TYPE.dockerList, { kind: "index" }],
   [MEDIA_TYPE.ociManifest, { kind: "manifest" }],
-  [MEDIA_TYPE.dockerManifest, { kind: "manifest", docker: true }],
-  [`${SCHEMA1}+json`, { kind: "schema1", docker: true }],
-  [`${SCHEMA1}+prettyjws`, { kind: "schema1", docker: true }],
+  [MEDIA_TYPE.dockerManifest, { kind: "manifest" }],
+  [`${SCHEMA1}+json`, { kind: "schema1" }],
+  [`${SCHEMA1}+prettyjws`, { kind: "schema1" }],
   [MEDIA_TYPE.ociConfig, { kind: "config" }],
-  [MEDIA_TYPE.dockerConfig, { kind: "config", docker: true }],
+  [MEDIA_TYPE.dockerConfig, { kind: "config" }],
   [MEDIA_TYPE.nydusConfig, { kind: "config" }],
   [MEDIA_TYPE.ociLayer, { kind: "layer", format: "none" }],
   [MEDIA_TYPE.ociLayerGzip, { kind: "layer", format: "gzip" }],
   [MEDIA_TYPE.ociLayerZstd, { kind: "layer", format: "zstd" }],
-  [MEDIA_TYPE.dockerLayer, { kind: "layer", format: "none", docker: true }],
-  [MEDIA_TYPE.dockerLayerGzip, { kind: "layer", format: "gzip", docker: true }],
-  [`${MEDIA_TYPE.dockerLayer}.zstd`, { kind: "layer", format: "zstd", docker: true }],
+  [MEDIA_TYPE.dockerLayer, { kind: "layer", format: "none" }],
+  [MEDIA_TYPE.dockerLayerGzip, { kind: "layer", format: "gzip" }],
+  [`${MEDIA_TYPE.dockerLayer}.zstd`, { kind: "layer", format: "zstd" }],
   [OCI_FOREIGN, { kind: "foreign", format: "none" }],
   [`${OCI_FOREIGN}+gzip`, { kind: "foreign", format: "gzip" }],
   [`${OCI_FOREIGN}+zstd`, { kind: "foreign", format: "zstd" }],
-  [DOCKER_FOREIGN, { kind: "foreign", format: "none", docker: true }],
-  [`${DOCKER_FOREIGN}.gzip`, { kind: "foreign", format: "gzip", docker: true }],
+  [DOCKER_FOREIGN, { kind: "foreign", format: "none" }],
+  [`${DOCKER_FOREIGN}.gzip`, { kind: "foreign", format: "gzip" }],
   [MEDIA_TYPE.nydusBlob, { kind: "nydusBlob" }],
 ]);
 
@@ -88,21 +86,6 @@ export function mediaKind(mediaType: string): MediaKind | undefined {
 /** A media type without its parameters, as a Content-Type header may have them. */
 export function essence(mediaType: string): string {
   return (mediaType.split(";", 1)[0] as string).trim();
-}
-
-/** Whether a media type is an image index or a Docker manifest list. */
-export function isIndex(mediaType: string): boolean {
-  return mediaKind(mediaType) === "index";
-}
-
-/** Whether a media type is an image manifest, OCI or Docker schema 2. */
-export function isManifest(mediaType: string): boolean {
-  return mediaKind(mediaType) === "manifest";
-}
-
-/** Whether a media type is one of Docker's, not OCI's. */
-export function isDocker(mediaType: string): boolean {
-  return ROWS.get(essence(mediaType))?.docker === true;
 }
 
 /**
