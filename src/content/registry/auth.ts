@@ -1,87 +1,156 @@
 import { SingleFlight } from "../../base/async.ts";
 import { NydusError } from "../../base/errors.ts";
-import { JsonReader } from "../../format/oci/json.ts";
-import { isLoopback } from "../../format/oci/reference.ts";
-import { httpFailure } from "../http/failure.ts";
 import type { HttpClient } from "../http/transport.ts";
-import { hasUserInfo, parseUrl, shownUrl } from "../http/url.ts";
-import { parseChallenges } from "./challenge.ts";
+import { shownUrl } from "../http/url.ts";
+import { orAborted } from "../store/abort.ts";
+import { type Challenge, parseChallenges } from "./challenge.ts";
+import { basicAuthorization, type Credential, type CredentialSource } from "./credential.ts";
+import { realmOf } from "./realm.ts";
+import { requestToken, type Token, type TokenRequest } from "./token.ts";
 
-/** Most bytes of a token server's answer. */
-const TOKEN_ANSWER_BYTES = 1 << 20;
-const MAX_TOKEN_CHARS = 64 << 10;
+/** What is done to a repository: each needs a token of its own. */
+export type RegistryAction = "pull" | "push";
+
+/** Whose requests are authorized. */
+export interface AuthOptions {
+  readonly http: HttpClient;
+  /** Any address of the registry's API: authorization goes to its origin only. */
+  readonly api: URL;
+  /** As in image names. */
+  readonly registry: string;
+  /** Undefined where the registry itself is meant. */
+  readonly repository: string | undefined;
+  readonly credentials: CredentialSource;
+  /** Milliseconds; the system's unless given. */
+  readonly now?: (() => number) | undefined;
+}
+
+/** What came of a request. */
+export interface Refusal {
+  readonly action: RegistryAction;
+  /** Every WWW-Authenticate header. */
+  readonly challenges: readonly string[];
+  /** The Authorization that was sent. */
+  readonly sent: string | undefined;
+  readonly signal: AbortSignal | undefined;
+}
+
+interface Grant {
+  readonly asked: Omit<TokenRequest, "credential">;
+  readonly token: Token;
+}
 
 /**
- * Anonymous access to one registry: a registry that wants a bearer token says where anyone gets one. The token goes to
- * the registry's own origin only. Credentials come with their own issue.
+ * Authorization to one repository of one registry, as the registry asks for it. A token is asked for once for all who
+ * need it, and anew before it ends; credentials are looked for when they are needed, each time anew.
  */
 export class RegistryAuth {
-  readonly #http: HttpClient;
-  readonly #registry: URL;
-  readonly #flights = new SingleFlight<string, string>();
-  #token: string | undefined;
+  readonly #options: AuthOptions;
+  readonly #now: () => number;
+  readonly #flights = new SingleFlight<string, void>();
+  readonly #grants = new Map<RegistryAction, Grant>();
+  /** An authorization that needs no token server. */
+  #fixed: string | undefined;
 
-  /** @param registry any address of the registry's API */
-  constructor(http: HttpClient, registry: URL) {
-    this.#http = http;
-    this.#registry = registry;
+  constructor(options: AuthOptions) {
+    this.#options = options;
+    this.#now = options.now ?? Date.now;
   }
 
-  /** Headers of a request to `url`. */
-  headersFor(url: URL): Record<string, string> {
-    if (this.#token === undefined || url.origin !== this.#registry.origin) return {};
-    return { authorization: `Bearer ${this.#token}` };
+  /** The value of Authorization for a request to `url`. @throws as {@link answer} when a token that has ended is not replaced */
+  async authorizationFor(
+    url: URL,
+    action: RegistryAction,
+    signal: AbortSignal | undefined,
+  ): Promise<string | undefined> {
+    if (url.origin !== this.#options.api.origin) return undefined;
+    const grant = this.#grants.get(action);
+    if (grant !== undefined && this.#now() >= grant.token.refreshAt) await this.#refresh(action, grant, signal);
+    const token = this.#grants.get(action)?.token;
+    return token === undefined ? this.#fixed : `Bearer ${token.value}`;
+  }
+
+  async #refresh(action: RegistryAction, grant: Grant, signal: AbortSignal | undefined): Promise<void> {
+    try {
+      await this.#once(action, () => this.#grant(action, grant.asked), signal);
+    } catch (error) {
+      if (signal?.aborted || this.#now() >= grant.token.expiresAt) throw error;
+    }
   }
 
   /**
-   * Answers a 401: gets a token.
-   * @param header the WWW-Authenticate
-   * @throws EACCES the registry wants credentials, or a realm that no token may be asked of; EIO
+   * Answers a 401: gets what the registry asks for.
+   * @throws EACCES the registry wants credentials that are not there, or a realm that no token may be asked of; EIO
    */
-  async answer(header: string | undefined, signal: AbortSignal | undefined): Promise<void> {
-    const challenges = parseChallenges(header ?? "");
-    const bearer = challenges.find(({ scheme }) => scheme === "bearer");
-    if (bearer === undefined) {
-      const schemes = challenges.map(({ scheme }) => scheme).join(", ") || "nothing that is known";
-      throw this.#refused(`it wants credentials (${schemes}), which are not supported yet`);
+  async answer({ action, challenges, sent, signal }: Refusal): Promise<void> {
+    const known = challenges.flatMap(parseChallenges);
+    const bearer = known.find(({ scheme }) => scheme === "bearer");
+    if (bearer !== undefined) {
+      const { token } = this.#grants.get(action) ?? {};
+      // Another request has brought a token while this one was under way.
+      if (token !== undefined && sent !== `Bearer ${token.value}` && this.#now() < token.expiresAt) return;
+      await this.#once(action, () => this.#answerBearer(action, bearer), signal);
+    } else if (known.some(({ scheme }) => scheme === "basic")) {
+      await this.#once("basic", () => this.#answerBasic(), signal);
+    } else {
+      const schemes = known.map(({ scheme }) => scheme).join(", ") || "nothing that is known";
+      throw this.#refused(`it wants ${schemes}; basic and bearer are supported`);
     }
-    const url = this.#tokenUrl(bearer.parameters);
-    this.#token = await this.#flights.run(url.href, () => this.#fetch(url, signal));
   }
 
-  #tokenUrl(parameters: ReadonlyMap<string, string>): URL {
-    const url = parseUrl(parameters.get("realm"));
-    if (url === undefined) throw this.#refused("its token realm is no address");
-    const isSafe = url.protocol === "https:" || (this.#registry.protocol === "http:" && isLoopbackHttp(url));
-    if (!isSafe || hasUserInfo(url)) {
-      throw this.#refused(`its token realm ${url.protocol}//${url.host} may not be asked: https wanted, no user info`);
-    }
-    for (const name of ["service", "scope"]) {
-      const value = parameters.get(name);
-      if (value !== undefined && value !== "") url.searchParams.set(name, value);
-    }
-    return url;
+  /** Whoever comes while it is under way gets the same; one who gives up does not end it for the others. */
+  #once(key: string, work: () => Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+    return orAborted(this.#flights.run(key, work), signal);
   }
 
-  async #fetch(url: URL, signal: AbortSignal | undefined): Promise<string> {
-    return await this.#http.send({ method: "GET", url, followRedirects: false, signal }, async (response) => {
-      if (response.status !== 200) throw await httpFailure(response, "get a token");
-      const read = new JsonReader("token");
-      const answer = read.parse(await response.bytes(TOKEN_ANSWER_BYTES));
-      const token =
-        read.optionalString(answer["token"], "token") ?? read.string(answer["access_token"], "access_token");
-      if (token.length > MAX_TOKEN_CHARS || !/^[\x21-\x7e]+$/.test(token)) {
-        throw new NydusError("EUCLEAN", "Cannot get a token: what came is none", { url: shownUrl(url) });
-      }
-      return token;
-    });
+  async #answerBearer(action: RegistryAction, { parameters }: Challenge): Promise<void> {
+    const { api } = this.#options;
+    const realm = realmOf(parameters.get("realm"), api);
+    const service = parameters.get("service") || undefined;
+    const scope = this.#scopeFor(action, parameters.get("scope") ?? "");
+    await this.#grant(action, { realm, service, scope });
+  }
+
+  /** What the registry asks for; a registry that asks for less than a push needs gets asked for it all the same. */
+  #scopeFor(action: RegistryAction, asked: string): string | undefined {
+    const { repository } = this.#options;
+    if (asked === "") return undefined;
+    if (action === "pull" || repository === undefined) return asked;
+    const own = `repository:${repository}:`;
+    const isEnough = asked.split(" ").some((one) => one.startsWith(own) && /[:,](?:push|\*)(?:,|$)/.test(one));
+    return isEnough ? asked : `${asked} ${own}pull,push`;
+  }
+
+  async #grant(action: RegistryAction, asked: Grant["asked"]): Promise<void> {
+    const credential = await this.#credential();
+    if (credential?.kind === "bearer") {
+      this.#grants.delete(action);
+      this.#fixed = `Bearer ${credential.token}`;
+      return;
+    }
+    const token = await requestToken(this.#options.http, { ...asked, credential }, this.#now);
+    this.#grants.set(action, { asked, token });
+  }
+
+  async #answerBasic(): Promise<void> {
+    const credential = await this.#credential();
+    if (credential?.kind === "password") {
+      this.#fixed = basicAuthorization(credential);
+      return;
+    }
+    const { registry } = this.#options;
+    const found = credential === undefined ? "there are none" : "there is a token";
+    throw this.#refused(`it wants user and password (basic), ${found}; 'nydus login ${registry}' stores them`);
+  }
+
+  #credential(): Promise<Credential | undefined> {
+    const { credentials, registry, repository } = this.#options;
+    return credentials.find({ registry, repository });
   }
 
   #refused(why: string): NydusError {
-    return new NydusError("EACCES", `Cannot authenticate to the registry: ${why}`, { url: shownUrl(this.#registry) });
+    return new NydusError("EACCES", `Cannot authenticate to the registry: ${why}`, {
+      url: shownUrl(this.#options.api),
+    });
   }
-}
-
-function isLoopbackHttp(url: URL): boolean {
-  return url.protocol === "http:" && isLoopback(url.host);
 }

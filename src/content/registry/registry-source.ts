@@ -5,34 +5,35 @@ import type { Descriptor } from "../../format/oci/manifest.ts";
 import { mediaKind } from "../../format/oci/media-type.ts";
 import { manifestKey, type Reference } from "../../format/oci/reference.ts";
 import { isPassing } from "../http/failure.ts";
-import { HttpClient } from "../http/transport.ts";
 import { throwIfAborted } from "../store/abort.ts";
 import { checkRange } from "../store/file-source.ts";
 import type { ByteSource, ReadOptions, StreamingSource } from "../store/source.ts";
 import type { ImageSource, StoreContext } from "../store/store.ts";
 import { checkSmall, SMALL_CONTENT_BYTES, verifyContent } from "../store/verify.ts";
-import { Registry } from "./registry.ts";
+import { Registry, type RegistryAccess } from "./registry.ts";
+import { openAccess } from "./registry-options.ts";
 
 /** A stream goes on after so many breaks in all, and so many in a row that brought nothing. */
 const STREAM_LIMITS = { breaks: 32, fruitless: 4 } as const;
 
 /** An image of a registry: `docker://HOST/REPO[:TAG][@DIGEST]`. Nothing is asked before something is read. */
 export function openRegistrySource(reference: Reference, name: string, context: StoreContext): ImageSource {
-  return new RegistrySource(reference, name, context.signal);
+  return new RegistrySource(reference, name, context);
 }
 
 class RegistrySource implements ImageSource {
   readonly name: string;
-  readonly #http = new HttpClient();
+  readonly #access: RegistryAccess;
   readonly #registry: Registry;
   readonly #reference: Reference;
   readonly #signal: AbortSignal | undefined;
 
-  constructor(reference: Reference, name: string, signal: AbortSignal | undefined) {
+  constructor(reference: Reference, name: string, context: StoreContext) {
     this.name = name;
     this.#reference = reference;
-    this.#signal = signal;
-    this.#registry = new Registry(this.#http, reference);
+    this.#signal = context.signal;
+    this.#access = openAccess(context.registry);
+    this.#registry = new Registry(this.#access, reference);
   }
 
   root(): Promise<{ readonly descriptor: Descriptor; readonly bytes: Uint8Array }> {
@@ -57,7 +58,7 @@ class RegistrySource implements ImageSource {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#http[Symbol.asyncDispose]();
+    await this.#access.http[Symbol.asyncDispose]();
   }
 }
 

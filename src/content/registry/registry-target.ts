@@ -4,14 +4,15 @@ import type { Descriptor } from "../../format/oci/manifest.ts";
 import { mediaKind } from "../../format/oci/media-type.ts";
 import { manifestKey, type Reference } from "../../format/oci/reference.ts";
 import { isPassing } from "../http/failure.ts";
-import { HttpClient, type RequestBody } from "../http/transport.ts";
+import type { RequestBody } from "../http/transport.ts";
 import { throwIfAborted } from "../store/abort.ts";
 import { FileSource } from "../store/file-source.ts";
 import { checkWritten, type StagedFile } from "../store/staged-file.ts";
 import type { BlobSink, ImageTarget, StoreContext } from "../store/store.ts";
 import { stageIn } from "../store/tar-archive.ts";
 import { verifyContent } from "../store/verify.ts";
-import { Registry } from "./registry.ts";
+import { Registry, type RegistryAccess } from "./registry.ts";
+import { openAccess } from "./registry-options.ts";
 
 /** An upload that breaks is begun anew so many times. */
 const UPLOAD_TRIES = 3;
@@ -23,7 +24,7 @@ export function openRegistryTarget(reference: Reference, name: string, context: 
 
 class RegistryTarget implements ImageTarget {
   readonly name: string;
-  readonly #http = new HttpClient();
+  readonly #access: RegistryAccess;
   readonly #registry: Registry;
   readonly #reference: Reference;
   readonly #context: StoreContext;
@@ -32,7 +33,8 @@ class RegistryTarget implements ImageTarget {
     this.name = name;
     this.#reference = reference;
     this.#context = context;
-    this.#registry = new Registry(this.#http, reference);
+    this.#access = openAccess(context.registry);
+    this.#registry = new Registry(this.#access, reference);
   }
 
   hasBlob(descriptor: Pick<Descriptor, "digest" | "size">): Promise<boolean> {
@@ -83,7 +85,7 @@ class RegistryTarget implements ImageTarget {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#http[Symbol.asyncDispose]();
+    await this.#access.http[Symbol.asyncDispose]();
   }
 }
 

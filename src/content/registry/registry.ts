@@ -9,7 +9,8 @@ import type { HttpResponse } from "../http/response.ts";
 import type { HttpClient, HttpRequest, RequestBody } from "../http/transport.ts";
 import { hasUserInfo, parseUrl, shownUrl } from "../http/url.ts";
 import { SMALL_CONTENT_BYTES, sha256Digest } from "../store/verify.ts";
-import { RegistryAuth } from "./auth.ts";
+import { type RegistryAction, RegistryAuth } from "./auth.ts";
+import type { CredentialSource } from "./credential.ts";
 import { openRangedAnswer, readRangedAnswer } from "./ranged-answer.ts";
 
 /** A manifest as a registry gave it, verified. */
@@ -27,25 +28,41 @@ export interface BlobRequest {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** What repositories are reached with. */
+export interface RegistryAccess {
+  readonly http: HttpClient;
+  readonly credentials: CredentialSource;
+  /** Speaks plain HTTP with a registry that is not on this machine; false unless given. */
+  readonly plainHttp?: boolean | undefined;
+  /** Milliseconds, for the life of tokens; the system's clock unless given. */
+  readonly now?: (() => number) | undefined;
+}
+
+/** Where a registry's API is: by plain HTTP on this machine or on request, by https everywhere else. */
+export function apiUrl(registry: string, plainHttp = false): URL {
+  const scheme = plainHttp || isLoopback(registry) ? "http" : "https";
+  return new URL(`${scheme}://${apiHost(registry)}/v2/`);
+}
+
 /** Uploads are sent in one go: a large one takes its time. */
 const UPLOAD_TIMEOUT_MS = 60 * 60 * 1000;
 /** Answers of a storage address that has had its time. */
 const EXPIRED = [401, 403, 404, 410];
 
 /**
- * One repository of a registry, over the distribution-spec's API. Plain HTTP is spoken with this machine only, and
- * https with every other; neither ever turns into the other.
+ * One repository of a registry, over the distribution-spec's API. Plain HTTP is spoken with this machine, and with
+ * others only on request; neither it nor https ever turns into the other.
  */
 export class Registry {
   readonly #http: HttpClient;
   readonly #auth: RegistryAuth;
   readonly #base: URL;
 
-  constructor(http: HttpClient, reference: Pick<Reference, "registry" | "repository">) {
-    const scheme = isLoopback(reference.registry) ? "http" : "https";
+  constructor(access: RegistryAccess, { registry, repository }: Pick<Reference, "registry" | "repository">) {
+    const { http, credentials, plainHttp, now } = access;
     this.#http = http;
-    this.#base = new URL(`${scheme}://${apiHost(reference.registry)}/v2/${reference.repository}/`);
-    this.#auth = new RegistryAuth(http, this.#base);
+    this.#base = new URL(`${repository}/`, apiUrl(registry, plainHttp));
+    this.#auth = new RegistryAuth({ http, api: this.#base, registry, repository, credentials, now });
   }
 
   /**
@@ -96,7 +113,13 @@ export class Registry {
     });
     const viaOther = asked.via !== undefined && asked.via.origin !== this.#base.origin ? asked.via : undefined;
     if (viaOther !== undefined) {
-      const request: HttpRequest = { method: "GET", url: viaOther, headers: rangeHeader(range), signal: asked.signal };
+      const request: HttpRequest = {
+        method: "GET",
+        url: viaOther,
+        headers: rangeHeader(range),
+        isGuarded: true,
+        signal: asked.signal,
+      };
       const got = await this.#http.send(request, async (response) =>
         EXPIRED.includes(response.status) ? undefined : await read(response),
       );
@@ -131,7 +154,9 @@ export class Registry {
     const place = await this.#openUpload(signal);
     place.searchParams.set("digest", parseDigest(digest));
     const headers = { "content-type": "application/octet-stream" };
-    const request: HttpRequest = { method: "PUT", url: place, headers, body, signal, timeoutMs: UPLOAD_TIMEOUT_MS };
+    const isGuarded = place.origin !== this.#base.origin;
+    const timeoutMs = UPLOAD_TIMEOUT_MS;
+    const request: HttpRequest = { method: "PUT", url: place, headers, body, isGuarded, signal, timeoutMs };
     // A place is used up by a try that broke: the caller asks for a new one.
     await this.#authorized(request, (inner) =>
       this.#http.sendOnce(inner, async (response) => {
@@ -188,21 +213,30 @@ export class Registry {
     return result.value;
   }
 
-  /** Asks, and where the registry wants a token, gets one and asks once more. @throws EACCES refused still */
+  /**
+   * Asks, and where the registry wants authorization, gets it and asks once more. A 401 from behind a redirect to
+   * another origin is not the registry's, and is not answered.
+   * @throws EACCES refused still
+   */
   async #authorized(request: HttpRequest, ask: (request: HttpRequest) => Promise<HttpResponse>): Promise<HttpResponse> {
-    const withAuth = (): HttpRequest => ({
-      ...request,
-      headers: { ...request.headers, ...this.#auth.headersFor(request.url) },
-    });
-    const first = await ask(withAuth());
+    const { method, url, signal } = request;
+    const action: RegistryAction = method === "GET" || method === "HEAD" ? "pull" : "push";
+    const sent = await this.#auth.authorizationFor(url, action, signal);
+    const first = await ask(withAuthorization(request, sent));
     if (first.status !== 401) return first;
-    const challenge = first.header("www-authenticate");
+    if (first.url.origin !== this.#base.origin) throw await httpFailure(first, method);
+    const challenges = first.headers("www-authenticate");
     await first.discard();
-    await this.#auth.answer(challenge, request.signal);
-    const second = await ask(withAuth());
+    await this.#auth.answer({ action, challenges, sent, signal });
+    const authorization = await this.#auth.authorizationFor(url, action, signal);
+    const second = await ask(withAuthorization(request, authorization));
     if (second.status !== 401) return second;
-    throw await httpFailure(second, `${request.method} with a token`);
+    throw await httpFailure(second, `${method} with authorization`);
   }
+}
+
+function withAuthorization(request: HttpRequest, authorization: string | undefined): HttpRequest {
+  return authorization === undefined ? request : { ...request, headers: { ...request.headers, authorization } };
 }
 
 function rangeHeader({ start, end }: ByteRange): Record<string, string> {

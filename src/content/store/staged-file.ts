@@ -21,10 +21,10 @@ export class StagedFile implements AsyncDisposable {
     this.fd = fd;
   }
 
-  /** @param dir on the file system that the file is to stay on @throws ENOSPC, ENOENT, EPERM */
-  static async create(dir: string): Promise<StagedFile> {
+  /** @param dir on the file system that the file is to stay on @param mode permissions @throws ENOSPC, ENOENT, EPERM */
+  static async create(dir: string, mode?: number): Promise<StagedFile> {
     const path = join(dir, `.nydus-${process.pid}-${randomBytes(8).toString("hex")}.tmp`);
-    return new StagedFile(path, await openFile(path, "wx+"));
+    return new StagedFile(path, await openFile(path, "wx+", mode));
   }
 
   /** Bytes appended so far. */
@@ -65,8 +65,8 @@ export class StagedFile implements AsyncDisposable {
 }
 
 /** Writes a small state file so that a crash leaves the old or the new one: temporary, fsync, rename, fsync. */
-export async function replaceFile(path: string, data: Uint8Array): Promise<void> {
-  await using file = await StagedFile.create(dirname(path));
+export async function replaceFile(path: string, data: Uint8Array, mode?: number): Promise<void> {
+  await using file = await StagedFile.create(dirname(path), mode);
   await file.write(data);
   await file.placeAs(join(dirname(path), basename(path)));
   await syncDirectory(dirname(path));

@@ -1,5 +1,6 @@
 import type { Digest } from "../../base/digest.ts";
 import type { Descriptor } from "../../format/oci/manifest.ts";
+import type { RegistryOptions } from "../registry/registry-options.ts";
 import type { ByteSource } from "./source.ts";
 
 /** A place that images are read from: one image of an `oci:` directory, an archive, a registry. */
@@ -61,4 +62,6 @@ export interface StoreContext {
   readonly root: string;
   /** Ends what is under way. */
   readonly signal?: AbortSignal | undefined;
+  /** How registries are reached. */
+  readonly registry?: RegistryOptions | undefined;
 }

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { type Digest, parseDigest } from "../../../../src/base/digest.ts";
 import { formatError } from "../../../../src/base/errors.ts";
 import { HttpClient } from "../../../../src/content/http/transport.ts";
+import { heldCredential } from "../../../../src/content/registry/credential-files.ts";
 import { Registry } from "../../../../src/content/registry/registry.ts";
 import { RegistryBlob } from "../../../../src/content/registry/registry-source.ts";
 import { openSource, openTarget } from "../../../../src/content/store/open-store.ts";
@@ -32,7 +33,8 @@ async function makeBlob(content: Buffer = CONTENT): Promise<BlobCase> {
   const digest = parseDigest(`sha256:${createHash("sha256").update(content).digest("hex")}`);
   fake.blobs.set(digest, content);
   const http = new HttpClient({ backoffMs: 1 });
-  const registry = new Registry(http, { registry: fake.host, repository: "a/b" });
+  const access = { http, credentials: heldCredential(undefined) };
+  const registry = new Registry(access, { registry: fake.host, repository: "a/b" });
   const blob = new RegistryBlob(registry, { digest, size: content.length });
   const dispose = async (): Promise<void> => {
     await http[Symbol.asyncDispose]();
