@@ -205,6 +205,13 @@ describe("codes of inflate()", () => {
     expect(faultOf(() => kernels.inflate("raw-deflate", bad, 1))).toBe(CORRUPT);
   });
 
+  test.each(["11110", "11111"])("distance symbol %s is refused with a whole window before it", (symbol) => {
+    const writer = new BitWriter().number(0, 8).number(32_768, 16).number(32_767, 16);
+    for (let i = 0; i < 32_768; i++) writer.number(0, 8);
+    writer.number(3, 3).code("0000001").code(symbol).code("0000000");
+    expect(faultOf(() => kernels.inflate("raw-deflate", writer.bytes(), 32_771))).toBe(CORRUPT);
+  });
+
   test("an incomplete precode is refused before a length is read", () => {
     const raw = new BitWriter()
       .number(5, 3)
