@@ -51,6 +51,19 @@ export const COMMAND_GROUPS = [
     },
   ],
   [
+    "Registry commands",
+    {
+      login: {
+        summary: "Check and keep a user and a password for a registry",
+        load: async () => (await import("./commands/login.ts")).loginCommand,
+      },
+      logout: {
+        summary: "Forget what 'nydus login' has kept for a registry",
+        load: async () => (await import("./commands/logout.ts")).logoutCommand,
+      },
+    },
+  ],
+  [
     "Mount commands",
     {
       mount: {

@@ -5,6 +5,7 @@ import { type OpenedImage, openBootstrap, openImage } from "../operation/image/o
 import type { CodecPool } from "../os/codec-pool.ts";
 import { openCodecPool } from "../os/codec-threads.ts";
 import type { CliContext } from "./command.ts";
+import { REGISTRY_ARGS, type RegistryArguments, registryOptions } from "./registry-args.ts";
 import { parseChoice, platformOf } from "./values.ts";
 
 /** The flag of commands that look for an image in the store first. */
@@ -23,6 +24,7 @@ export const IMAGE_ARGS = {
   "blob-dir": { type: "string", valueHint: "DIR", description: "Directory of its blobs, named by their digests" },
   platform: { type: "string", valueHint: "OS/ARCH", description: "Image of an index (default this machine's)" },
   ...PULL_ARGS,
+  ...REGISTRY_ARGS,
 } as const satisfies ArgsDef;
 
 /** The usage lines of a command that takes an image by its name or by its parts. @param words what follows it */
@@ -31,7 +33,7 @@ export function bothUsages(words: string): readonly string[] {
 }
 
 /** What {@link IMAGE_ARGS} and the positionals give. */
-export interface ImageArguments {
+export interface ImageArguments extends RegistryArguments {
   readonly bootstrap?: string | undefined;
   readonly "blob-dir"?: string | undefined;
   readonly platform?: string | undefined;
@@ -96,7 +98,8 @@ export function openChosen(
   { root, signal }: CliContext,
 ): Promise<OpenedImage> {
   if ("name" in choice) {
-    return openImage(choice.name, { root, signal, platform: platformOf(args.platform), pull: pullOf(args.pull) });
+    const wanted = { platform: platformOf(args.platform), pull: pullOf(args.pull), registry: registryOptions(args) };
+    return openImage(choice.name, { root, signal, ...wanted });
   }
   return openBootstrap(choice.bootstrapPath, { blobDir: choice.blobDir });
 }

@@ -1,5 +1,6 @@
 import { ERROR_CODES, formatError, type NydusError } from "../../base/errors.ts";
 import { openImageSource, type PullPolicy } from "../../content/local/open-image-source.ts";
+import type { RegistryOptions } from "../../content/registry/registry-options.ts";
 import { type CheckReport, checkImage } from "../../operation/image/check.ts";
 import { compareWithSource, type Difference } from "../../operation/image/compare.ts";
 import { readManifestOf } from "../../operation/image/read-manifest.ts";
@@ -9,19 +10,27 @@ import { type CliContext, nydusCommand } from "../command.ts";
 import { bothUsages, chooseImage, IMAGE_ARGS, type ImageSession, pullOf, withImage } from "../image-args.ts";
 import { printJson, printText } from "../output.ts";
 import { formatBytes } from "../progress.ts";
+import { registryOptions } from "../registry-args.ts";
 import { platformOf } from "../values.ts";
 
 /** Differences that are kept and printed; two images that have nothing in common differ in every path. */
 const DIFFERENCE_LIMIT = 1000;
 
+/** What `--against` is looked for with. */
+interface Wanted {
+  readonly platform: string | undefined;
+  readonly pull: PullPolicy;
+  readonly registry: RegistryOptions;
+}
+
 async function compare(
   { image, pool }: ImageSession,
   against: string,
-  { platform, pull }: { readonly platform: string | undefined; readonly pull: PullPolicy },
+  { platform, pull, registry }: Wanted,
   { root, signal }: CliContext,
 ): Promise<readonly Difference[]> {
   const codecs = await loadCodecs();
-  await using source = await openImageSource(against, { root, signal }, pull);
+  await using source = await openImageSource(against, { root, signal, registry }, pull);
   const { manifest } = await readManifestOf(source, platformOf(platform));
   const tree = await readSourceTree(source, manifest.layers, { codecs, signal });
   const differences: Difference[] = [];
@@ -60,7 +69,7 @@ the image shows what the layers of another image show, path by path. The exit st
       const { pool, image } = session;
       const report = await checkImage(image, { pool, signal: context.signal, sha256: () => codecs.sha256() });
       const { against } = args;
-      const wanted = { platform: args.platform, pull: pullOf(args.pull) };
+      const wanted = { platform: args.platform, pull: pullOf(args.pull), registry: registryOptions(args) };
       const damaged = report.problems.length > 0;
       const differences =
         against === undefined || damaged ? undefined : await compare(session, against, wanted, context);

@@ -5,6 +5,7 @@ import { type CliContext, nydusCommand } from "../command.ts";
 import { PULL_ARGS, pullOf } from "../image-args.ts";
 import { printJson, printText } from "../output.ts";
 import { formatBytes, openProgress } from "../progress.ts";
+import { REGISTRY_ARGS, registryOptions } from "../registry-args.ts";
 import { badValue, parseChoice, parseInteger, parseList, parseSize } from "../values.ts";
 import { programVersion } from "../version.ts";
 
@@ -50,6 +51,7 @@ e.g., 'nydus convert oci:./alpine:latest oci:./alpine:nydus'
     },
     "all-platforms": { type: "boolean", description: "Convert every platform of an index" },
     ...PULL_ARGS,
+    ...REGISTRY_ARGS,
     compressor: {
       type: "enum",
       options: ["zstd", "lz4_block", "none"],
@@ -83,6 +85,7 @@ e.g., 'nydus convert oci:./alpine:latest oci:./alpine:nydus'
         platforms,
         allPlatforms,
         pull: pullOf(args.pull),
+        registry: registryOptions(args),
         compressor: parseChoice("compressor", args.compressor, ["zstd", "lz4_block", "none"]),
         ...(level !== undefined && { compressionLevel: parseInteger("compression-level", level, LEVELS) }),
         chunkBytes: parseChunkSize(args["chunk-size"]),

@@ -13,6 +13,7 @@ import { daemonClient, daemonCommand, threadCount } from "../daemon-access.ts";
 import { bothUsages, chooseImage, IMAGE_ARGS, type ImageArguments, type ImageChoice, pullOf } from "../image-args.ts";
 import { printJson, printStderr } from "../output.ts";
 import { formatBytes } from "../progress.ts";
+import { registryOptions } from "../registry-args.ts";
 import { parseChoice, parseDuration, platformOf } from "../values.ts";
 
 /** A mount as the arguments ask for it. */
@@ -57,7 +58,12 @@ async function mountInForeground(request: MountRequest, context: CliContext): Pr
 
 function imageRequest({ image, imageArgs }: MountRequest): ImageRequest {
   return "name" in image
-    ? { name: image.name, platform: platformOf(imageArgs.platform), pull: pullOf(imageArgs.pull) }
+    ? {
+        name: image.name,
+        platform: platformOf(imageArgs.platform),
+        pull: pullOf(imageArgs.pull),
+        registry: registryOptions(imageArgs),
+      }
     : image;
 }
 
@@ -82,7 +88,12 @@ function mountBody({ image, imageArgs, mountpoint, engine, readTimeoutMs, option
   parseMountFlags(options);
   const sent =
     "name" in image
-      ? { name: absoluteName(image.name), pull: pullOf(pull), ...(platform === undefined ? {} : { platform }) }
+      ? {
+          name: absoluteName(image.name),
+          pull: pullOf(pull),
+          registry: registryOptions(imageArgs),
+          ...(platform === undefined ? {} : { platform }),
+        }
       : { bootstrap: resolve(image.bootstrapPath), blobDir: resolve(image.blobDir) };
   const shown = shownName(image);
   return { image: sent, shown, mountpoint: resolveMountpoint(mountpoint), engine, readTimeoutMs, options };

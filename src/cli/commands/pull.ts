@@ -2,6 +2,7 @@ import { pullImage } from "../../operation/image/pull.ts";
 import { nydusCommand } from "../command.ts";
 import { printJson, printText } from "../output.ts";
 import { openProgress } from "../progress.ts";
+import { REGISTRY_ARGS, registryOptions } from "../registry-args.ts";
 import { platformsOf } from "../values.ts";
 
 /** `nydus pull` */
@@ -21,6 +22,7 @@ e.g., 'nydus pull registry.example/app:nydus'
     "all-platforms": { type: "boolean", description: "Pull every image of an index" },
     lazy: { type: "boolean", description: "Manifest, config and bootstrap only; a mount fetches what is read" },
     as: { type: "string", valueHint: "NAME", description: "Name in the store (default the image's own)" },
+    ...REGISTRY_ARGS,
   },
   async run(args, context) {
     const { root, signal, json, quiet } = context;
@@ -31,6 +33,7 @@ e.g., 'nydus pull registry.example/app:nydus'
         as: args.as,
         platforms: platformsOf(args.platform, args["all-platforms"] === true),
         lazy: args.lazy === true,
+        registry: registryOptions(args),
         root,
         signal,
         progress,

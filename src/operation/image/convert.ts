@@ -1,5 +1,6 @@
 import type { Digest } from "../../base/digest.ts";
 import { openImageSource, type PullPolicy } from "../../content/local/open-image-source.ts";
+import type { RegistryOptions } from "../../content/registry/registry-options.ts";
 import { openTarget } from "../../content/store/open-store.ts";
 import type { Compressor, Digester } from "../../format/codec/codecs.ts";
 import { hostPlatform, parsePlatform } from "../../format/oci/platform.ts";
@@ -25,6 +26,8 @@ export interface ConvertRequest {
   readonly allPlatforms: boolean;
   /** Whether the image store or the registry says what the source's name means. */
   readonly pull?: PullPolicy | undefined;
+  /** How registries are reached. */
+  readonly registry?: RegistryOptions | undefined;
   readonly compressor: Compressor;
   /** Of zstd, {@link DEFAULT_ZSTD_LEVEL} when left out. */
   readonly compressionLevel?: number | undefined;
@@ -49,10 +52,10 @@ export interface ConvertSummary {
 
 /** Opens both ends, converts, and closes everything again, whatever happens. @throws as `convertBetween` and the stores */
 export async function convertImage(request: ConvertRequest): Promise<ConvertSummary> {
-  const { root, signal, compressor, chunkBytes, digester } = request;
+  const { root, signal, registry, compressor, chunkBytes, digester } = request;
   const platforms = platformsOf(request);
-  await using source = await openImageSource(request.source, { root, signal }, request.pull);
-  await using target = await openTarget(request.target, { root, signal });
+  await using source = await openImageSource(request.source, { root, signal, registry }, request.pull);
+  await using target = await openTarget(request.target, { root, signal, registry });
   await using pool = openCodecPool();
   const codecs = await loadCodecs();
   const annotations: ExtraAnnotations = {

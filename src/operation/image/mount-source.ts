@@ -2,6 +2,7 @@ import { realpathSync, statSync } from "node:fs";
 import { asNydusError } from "../../base/errors.ts";
 import type { CacheStats } from "../../content/cache/blob-cache.ts";
 import type { PullPolicy } from "../../content/local/open-image-source.ts";
+import type { RegistryOptions } from "../../content/registry/registry-options.ts";
 import { Closers } from "../../content/store/closers.ts";
 import type { Platform } from "../../format/oci/manifest.ts";
 import type { CodecPool } from "../../os/codec-pool.ts";
@@ -13,7 +14,12 @@ import { type CacheShare, SharedCaches } from "./shared-caches.ts";
 
 /** An image to mount: by its name, or by a bootstrap and a directory of blobs. */
 export type ImageRequest =
-  | { readonly name: string; readonly platform?: Platform | undefined; readonly pull?: PullPolicy | undefined }
+  | {
+      readonly name: string;
+      readonly platform?: Platform | undefined;
+      readonly pull?: PullPolicy | undefined;
+      readonly registry?: RegistryOptions | undefined;
+    }
   | { readonly bootstrapPath: string; readonly blobDir: string };
 
 /** How an image is opened for mounting. */
@@ -86,14 +92,14 @@ export class MountSources implements AsyncDisposable {
 
   async #acquire(request: ImageRequest, options: MountSourceOptions): Promise<SharedImage> {
     if ("bootstrapPath" in request) return await this.#acquireBootstrap(request, options);
-    const { name, platform, pull } = request;
+    const { name, platform, pull, registry } = request;
     const keyOf = (digest: string): string => JSON.stringify([name, digest]);
     let reused: SharedImage | undefined;
     const reuse = (digest: string): OpenedImage | undefined => {
       reused = this.#take(keyOf(digest));
       return reused?.image;
     };
-    const image = await openImage(name, { root: this.#root, platform, pull, signal: options.signal, reuse });
+    const image = await openImage(name, { root: this.#root, platform, pull, registry, signal: options.signal, reuse });
     return reused ?? (await this.#share(keyOf(image.documents?.descriptor.digest ?? ""), image, options));
   }
 

@@ -6,6 +6,7 @@ import { BlobCache, type BlobCacheOptions } from "../../content/cache/blob-cache
 import { Lease } from "../../content/local/lease.ts";
 import { openImageSource, type PullPolicy } from "../../content/local/open-image-source.ts";
 import { storePaths } from "../../content/local/paths.ts";
+import type { RegistryOptions } from "../../content/registry/registry-options.ts";
 import { openBlobOfDir } from "../../content/store/blob-dir.ts";
 import { Closers } from "../../content/store/closers.ts";
 import type { ByteSource } from "../../content/store/source.ts";
@@ -37,6 +38,8 @@ export interface OpenImageOptions {
   readonly platform?: Platform | undefined;
   /** Whether the image store or the registry says what the name means. */
   readonly pull?: PullPolicy | undefined;
+  /** How registries are reached. */
+  readonly registry?: RegistryOptions | undefined;
   readonly signal?: AbortSignal | undefined;
   /** Asked for an image that is open already, by the digest of its manifest: it is returned in the place of a new one. */
   readonly reuse?: ((manifest: Digest) => OpenedImage | undefined) | undefined;
@@ -92,7 +95,7 @@ export interface OpenedImage extends AsyncDisposable {
 export async function openImage(name: string, options: OpenImageOptions): Promise<OpenedImage> {
   await using stack = new Closers();
   const { root, signal = new AbortController().signal } = options;
-  const source = stack.use(await openImageSource(name, { root, signal }, options.pull));
+  const source = stack.use(await openImageSource(name, { root, signal, registry: options.registry }, options.pull));
   const { descriptor, bytes } = await chooseManifest(source, options.platform ?? hostPlatform(process.arch));
   const reused = options.reuse?.(descriptor.digest);
   if (reused !== undefined) return reused;

@@ -1,5 +1,6 @@
 import { ERROR_CODES, type ErrorCode, type ErrorPlace, NydusError } from "../../base/errors.ts";
 import { PULL_POLICIES, type PullPolicy } from "../../content/local/open-image-source.ts";
+import type { RegistryOptions } from "../../content/registry/registry-options.ts";
 import { parsePlatform } from "../../format/oci/platform.ts";
 import type { ImageRequest } from "../../operation/image/mount-source.ts";
 import type { SessionStats } from "../../operation/mount/engine.ts";
@@ -17,7 +18,12 @@ const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 /** Body of `POST /v1/mounts`. Paths are absolute: the daemon has a working directory of its own. */
 export interface MountBody {
   readonly image:
-    | { readonly name: string; readonly platform?: string | undefined; readonly pull?: PullPolicy | undefined }
+    | {
+        readonly name: string;
+        readonly platform?: string | undefined;
+        readonly pull?: PullPolicy | undefined;
+        readonly registry?: { readonly caFile?: string | undefined; readonly plainHttp?: boolean | undefined };
+      }
     | { readonly bootstrap: string; readonly blobDir: string };
   /** What the user called it. */
   readonly shown: string;
@@ -105,11 +111,21 @@ function parseImage(value: unknown): ImageRequest {
       blobDir: absolute(image["blobDir"], "image.blobDir"),
     };
   }
-  const { name, platform, pull } = objectOf(value, "image", ["name", "platform", "pull"]);
+  const { name, platform, pull, registry } = objectOf(value, "image", ["name", "platform", "pull", "registry"]);
   return {
     name: text(name, "image.name"),
     ...(pull === undefined ? {} : { pull: pullOf(pull) }),
+    ...(registry === undefined ? {} : { registry: registryOf(registry) }),
     ...(platform === undefined ? {} : { platform: parsePlatform(text(platform, "image.platform")) }),
+  };
+}
+
+function registryOf(value: unknown): RegistryOptions {
+  const { caFile, plainHttp } = objectOf(value, "image.registry", ["caFile", "plainHttp"]);
+  if (plainHttp !== undefined && typeof plainHttp !== "boolean") throw bad("image.registry.plainHttp", "true or false");
+  return {
+    ...(caFile === undefined ? {} : { caFile: absolute(caFile, "image.registry.caFile") }),
+    ...(plainHttp === undefined ? {} : { plainHttp }),
   };
 }
 
