@@ -4,6 +4,7 @@
  * @see RFC 1951 section 3.2.3
  */
 import { CORRUPT, OK } from "./abi";
+import { copyMatch } from "./copy";
 import {
   BITS,
   BLOCK,
@@ -34,34 +35,6 @@ const FAST_INPUT: usize = 24;
 const FAST_OUTPUT: usize = 300;
 /** Bits of the longest match: 15 + 5 for its length, 15 + 13 for its distance. */
 const MATCH_BITS: u32 = 48;
-
-/** For each distance below 16, the byte shuffle that repeats so many bytes, and how far one repetition reaches. */
-const PATTERNS: usize = memory.data(16 * 16, 16);
-const STEPS: usize = memory.data(16);
-
-for (let distance: u32 = 1; distance < 16; distance++) {
-  for (let i: u32 = 0; i < 16; i++) store<u8>(PATTERNS + (distance << 4) + i, <u8>(i % distance));
-  store<u8>(STEPS + distance, <u8>(16 - (16 % distance)));
-}
-
-/** Copies a match, which may overlap what it writes; up to 15 bytes more than `size` are written. */
-// @ts-ignore: decorator
-@inline
-function copyMatch(dst: usize, distance: usize, size: usize): void {
-  const end = dst + size;
-  const bytes = v128.load(dst - distance);
-  if (distance >= 16) {
-    v128.store(dst, bytes);
-    for (dst += 16; dst < end; dst += 16) v128.store(dst, v128.load(dst - distance));
-  } else {
-    const pattern = v128.swizzle(bytes, v128.load(PATTERNS + (distance << 4)));
-    const step = <usize>load<u8>(STEPS + distance);
-    do {
-      v128.store(dst, pattern);
-      dst += step;
-    } while (dst < end);
-  }
-}
 
 /**
  * Copies a match that begins before this push's output, in the window.
