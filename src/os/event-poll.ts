@@ -67,10 +67,12 @@ export class PollWaiter {
   /**
    * Blocks until something is there to read.
    * @param onReady gets the key of each descriptor; an event that another thread was faster to take counts too
-   * @returns whether {@link wakePoll} was called
+   * @param timeoutMs -1 for no end
+   * @returns "woken" when {@link wakePoll} was called, "late" when time is up
    */
-  wait(onReady: (key: number) => void): boolean {
-    const count = libc().epollWait(this.#handle.epollFd, this.#events, MAX_EVENTS);
+  wait(onReady: (key: number) => void, timeoutMs: number): "woken" | "late" | "ready" {
+    const { epollFd } = this.#handle;
+    const count = libc().epollWait({ epollFd, events: this.#events, maxEvents: MAX_EVENTS, timeoutMs });
     let woken = false;
     for (let i = 0; i < count; i++) {
       const key = this.#view.getUint32(i * EVENT_BYTES + DATA_AT, true);
@@ -78,7 +80,7 @@ export class PollWaiter {
       else onReady(key);
     }
     if (woken) readSync(this.#handle.wakeFd, new Uint8Array(8));
-    return woken;
+    return woken ? "woken" : count === 0 ? "late" : "ready";
   }
 }
 

@@ -27,8 +27,12 @@ export interface Libc {
   epollCreate(): FdResult;
   /** epoll_ctl(2). @param event a struct epoll_event */
   epollControl(call: { epollFd: number; operation: number; fd: number; event: Uint8Array }): number;
-  /** epoll_wait(2) without end. @returns how many events were written, or -1 when a signal came */
-  epollWait(epollFd: number, events: Uint8Array, maxEvents: number): number;
+  /**
+   * epoll_wait(2).
+   * @param timeoutMs -1 for no end
+   * @returns how many events were written; 0 when time is up, -1 when a signal came
+   */
+  epollWait(call: { epollFd: number; events: Uint8Array; maxEvents: number; timeoutMs: number }): number;
   /** socketpair(2) of connected unix stream sockets; the first is closed on exec. */
   socketPair(): { readonly errno: number; readonly fds?: readonly [number, number] };
   /** recvmsg(2) without waiting, for one byte and the descriptor that comes with it. */
@@ -156,7 +160,7 @@ function loadLibc(): Libc {
     eventFd: () => fdOf(call.eventfd(0, O_NONBLOCK | CLOEXEC)),
     epollCreate: () => fdOf(call.epoll_create1(CLOEXEC)),
     epollControl: ({ epollFd, operation, fd, event }) => errnoOf(call.epoll_ctl(epollFd, operation, fd, event)),
-    epollWait: (epollFd, events, maxEvents) => call.epoll_wait(epollFd, events, maxEvents, -1),
+    epollWait: ({ epollFd, events, maxEvents, timeoutMs }) => call.epoll_wait(epollFd, events, maxEvents, timeoutMs),
     socketPair: () => {
       const fds = new Int32Array(2);
       if (call.socketpair(AF_UNIX, SOCK_STREAM, 0, fds) !== 0) return { errno: errno() };

@@ -3,6 +3,7 @@ import { asNydusError, type ErrorCode, type ErrorPlace } from "../../base/errors
 import { ErofsReader } from "../../format/erofs/reader.ts";
 import { addToPoll, type PollHandle, PollWaiter, removeFromPoll } from "../../os/event-poll.ts";
 import { readFuseRequest, writeFuseReply } from "../../os/fuse-device.ts";
+import { collectYoung, releaseMemory } from "../../os/memory.ts";
 import { type SharedMapping, viewMapping } from "../../os/mmap.ts";
 import { serveThread } from "../../os/thread.ts";
 import { type DeviceData, FileData } from "./file-data.ts";
@@ -53,6 +54,11 @@ export type FuseThreadMessage =
   | { readonly kind: "ended"; readonly id: number; readonly failed: boolean }
   | { readonly kind: "closed" };
 
+/** So many requests leave so much garbage that collecting it at once is cheaper than having the heap grow. */
+const REQUESTS_PER_COLLECTION = 512;
+/** After so long without a request a thread gives memory back. */
+const REST_MS = 1_000;
+
 type Post = (message: FuseThreadMessage) => void;
 
 interface ServedMount {
@@ -68,6 +74,8 @@ class FuseThreadLoop {
   readonly #mounts = new Map<number, ServedMount>();
   readonly #request = new Uint8Array(REQUEST_BYTES);
   readonly #reply = new Uint8Array(REPLY_BYTES);
+  /** Requests since the last rest. */
+  #served = 0;
 
   constructor(data: FuseThreadData, post: Post) {
     this.#data = data;
@@ -78,7 +86,16 @@ class FuseThreadLoop {
   run(): void {
     const waiter = new PollWaiter(this.#data.poll);
     const serve = (id: number): void => this.#serve(id);
-    for (;;) if (waiter.wait(serve) && !this.#takeOrders()) return;
+    for (;;) {
+      const end = waiter.wait(serve, this.#served > 0 ? REST_MS : -1);
+      if (end === "woken" && !this.#takeOrders()) return;
+      if (end === "late") this.#rest();
+    }
+  }
+
+  #rest(): void {
+    this.#served = 0;
+    releaseMemory();
   }
 
   /** @returns false at the order to close */
@@ -125,6 +142,7 @@ class FuseThreadLoop {
       if (length <= 0) return;
       const replyBytes = mount.server.handle(this.#request.subarray(0, length));
       mount.counters.add("requests", 1);
+      if (++this.#served % REQUESTS_PER_COLLECTION === 0) collectYoung();
       if (replyBytes > 0) writeFuseReply(mount.fd, this.#reply, replyBytes);
     } catch (error) {
       this.#postError(id, error);

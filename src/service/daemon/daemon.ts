@@ -7,6 +7,7 @@ import { type EndSignals, endAtSignals } from "../../operation/mount/serve.ts";
 import { leaveNothing, type ServedMount, startServing } from "../../operation/mount/served-mount.ts";
 import { sumStats } from "../../operation/mount/session-counters.ts";
 import { umountMount } from "../../operation/mount/umount.ts";
+import { watchMemory } from "../../os/memory.ts";
 import type { DaemonStatus, MountCall, MountInfo } from "./api.ts";
 import type { DaemonLog } from "./daemon-log.ts";
 import { formatMetrics, processUse } from "./metrics.ts";
@@ -35,6 +36,7 @@ export class Daemon {
   /** Starts under way. */
   readonly #starting = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
+  readonly #memory: Disposable;
   #onIdle: () => void = () => undefined;
   #idleTimer: ReturnType<typeof setTimeout> | undefined;
   #ended: SessionStats = sumStats([]);
@@ -47,6 +49,7 @@ export class Daemon {
     this.idle = new Promise((resolve) => {
       this.#onIdle = resolve;
     });
+    this.#memory = watchMemory(() => this.#started + this.#stats().requests);
     this.#watchIdle();
   }
 
@@ -162,12 +165,17 @@ export class Daemon {
     return formatMetrics({
       version: this.#options.version,
       mounts,
-      totals: sumStats([this.#ended, ...mounts.map(({ stats }) => stats)]),
+      totals: this.#stats(),
       mountsStarted: this.#started,
       mountsFailed: this.#failed,
       sources: await this.#sources.stats(),
       process: processUse(),
     });
+  }
+
+  /** Of all mounts since the start. */
+  #stats(): SessionStats {
+    return sumStats([this.#ended, ...[...this.#mounts.values()].map(({ session }) => session.stats())]);
   }
 
   #watchIdle(): void {
@@ -185,6 +193,7 @@ export class Daemon {
   /** Unmounts everything: at once what nobody uses, the rest when the second signal or the end of grace comes. */
   async end(signals: EndSignals, graceMs: number): Promise<void> {
     this.close();
+    this.#memory[Symbol.dispose]();
     await Promise.allSettled(this.#starting);
     const mounts = [...this.#mounts.values()];
     await endAtSignals(mounts, signals, graceMs);
