@@ -8,8 +8,7 @@ import { COUNTS, WEIGHT_KIND, accuracyLog, buildTable, readCounts, symbolCount }
 export const HUFFMAN_LOG: u32 = 11;
 
 const SYMBOLS_MAX: u32 = 256;
-/** Distinct weights, 0 to 11, and what the tables of their FSE code may have. */
-const WEIGHT_MAX: u32 = 11;
+/** Weights are below 16 as they are stored; above 11 they make a code that is too long. */
 const WEIGHT_SYMBOLS: u32 = 16;
 const WEIGHT_LOG_MAX: u32 = 6;
 /** A header byte from here on: this many weights plus 127 follow as they are, four bits each. */
@@ -83,7 +82,6 @@ function completeWeights(): u32 {
   let total: u32 = 0;
   for (let i: u32 = 0; i < weightCount; i++) {
     const weight = <u32>load<u8>(WEIGHTS + i);
-    if (weight > WEIGHT_MAX) return 0;
     store<u32>(RANKS + (weight << 2), load<u32>(RANKS + (weight << 2)) + 1);
     total += (1 << weight) >> 1;
   }

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type ErrorCode, NydusError } from "../../../../src/base/errors.ts";
 import { loadKernels } from "../../../../src/format/codec/kernels.ts";
 import { Random } from "../../../kit/random.ts";
@@ -17,6 +17,7 @@ import {
 } from "../../../kit/zstd-frames.ts";
 
 const kernels = await loadKernels();
+setDefaultTimeout(60_000); // for busy machines
 
 const SEED = 0x8879;
 console.log(`kernels-zstd-frames.test.ts: seed ${SEED}`);
@@ -70,6 +71,12 @@ function frameOf(...blocks: readonly Uint8Array[]): Uint8Array {
 /** Codes a and b by one bit each: 0 and 1. */
 const A_AND_B = directWeights([...Array<number>(97).fill(0), 1]);
 
+/** Four streams that hold ab, ab, ab and nothing. */
+function fourStreams(count: number): Uint8Array {
+  const content = concat(A_AND_B, u8(1, 0, 1, 0, 1, 0), u8(0b101, 0b101, 0b101, 1));
+  return concat(littleEndian((content.length << 14) | (count << 4) | 6, 3), content);
+}
+
 describe("zstdDecompress() of frames made by hand", () => {
   const abba = huffmanLiterals(4, A_AND_B, backwardBits([0, 1, 1, 0].map((bit) => [bit, 1])));
   const baab = huffmanLiterals(4, undefined, backwardBits([1, 0, 0, 1].map((bit) => [bit, 1])));
@@ -88,6 +95,11 @@ describe("zstdDecompress() of frames made by hand", () => {
       "bbbcdef",
     ],
     ["direct Huffman weights", frameOf(block("compressed", concat(abba, NO_SEQUENCES))), "abba"],
+    [
+      "four streams, of which the last is empty",
+      frameOf(block("compressed", concat(fourStreams(6), NO_SEQUENCES))),
+      "ababab",
+    ],
     [
       "treeless literals after a block between",
       frameOf(
@@ -242,7 +254,7 @@ describe("zstdDecompress() refuses as malformed", () => {
     ["the reserved bit of the descriptor", concat(frameHeader({ extraFlags: 8 }), block("raw", u8(1))), 1],
     ["a reserved block", frameOf(block("reserved", u8(1))), 1],
     ["no magic number", frameOf(block("raw", u8(1))).subarray(MAGIC.length), 1],
-    ["a content size that is too large", concat(frameHeader({ contentBytes: 5n }), block("raw", u8(1))), 1],
+    ["a content size that is too large", concat(frameHeader({ contentBytes: 5n }), block("raw", u8(1))), 5],
     ["a content size that is too small", concat(frameHeader({ contentBytes: 1n }), block("raw", u8(1, 2))), 2],
     [
       "a block of more than its window",
@@ -285,9 +297,9 @@ describe("zstdDecompress() refuses as malformed", () => {
     ["no bit stream", frameOf(raw, compressed(literals, u8(1, 0x54, 3, 2, 0))), 16],
     ["a match past the first byte", frameOf(compressed(literals, rleSequences({ ...one, bits: [[3, 2]] }))), 6],
     ["treeless literals without a table", frameOf(compressed(huffmanLiterals(1, undefined, u8(2)), NO_SEQUENCES)), 1],
-    ["four streams of fewer than six literals", frameOf(compressed(u8(0x56, 0, 3), new Uint8Array(12), u8(0))), 5],
+    ["four streams of fewer than six literals", frameOf(compressed(fourStreams(5), NO_SEQUENCES)), 5],
     ["Huffman weights that are all zero", huffman(directWeights([0, 0, 0]), 0b1_0110), 4],
-    ["Huffman weights that no last one completes", huffman(directWeights([1, 1, 1, 2]), 0b1_0110), 4],
+    ["Huffman weights that no last one completes", huffman(directWeights([1, 1, 1, 2]), 0b1010_1010, 1), 4],
     ["a code of 12 bits", huffman(directWeights([12, 1, 1]), 0b1_0110), 4],
     ["no code of the greatest length", huffman(directWeights([2]), 0b1_0110), 4],
     ["more weights than the section has", huffman(u8(255, 1), 0b1_0110), 4],
@@ -296,6 +308,7 @@ describe("zstdDecompress() refuses as malformed", () => {
     ["a Huffman stream that ends in a zero byte", huffman(A_AND_B, 0b1_0110, 0), 4],
   ] as const)("%s", (_, frame, size) => {
     expect(decode(frame, size)).toBe("EUCLEAN");
+    expect(() => kernels.zstdDecompress(frame, size)).toThrow("malformed");
   });
 
   test("a table that is repeated before there is one, whichever of the three", () => {
