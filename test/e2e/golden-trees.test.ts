@@ -3,9 +3,9 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync }
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseManifest } from "../../src/format/oci/manifest.ts";
 import { openRafs } from "../../src/format/rafs/image.ts";
 import { fullGolden, smallGolden } from "../kit/golden.ts";
+import { readImage } from "../kit/oci-image.ts";
 import { isBuilt, nydusOk } from "../kit/program.ts";
 import { run, shell } from "../kit/shell.ts";
 import { diffTrees, readTree, type TreeEntry, treeOf } from "../kit/tree.ts";
@@ -123,16 +123,6 @@ function goldenTrees(name: string, golden: string | undefined): void {
       expect(config.history.at(-1)).toEqual({ created_by: "Nydus Converter", comment: "Nydus Bootstrap Layer" });
     });
   });
-}
-
-function readImage(layout: string, ref: string): { config: string; layers: string[] } {
-  const blob = (digest: string): Buffer => readFileSync(join(layout, "blobs", ...digest.split(":")));
-  const index = JSON.parse(readFileSync(join(layout, "index.json"), "utf8")) as {
-    manifests: { digest: string; annotations: Record<string, string> }[];
-  };
-  const entry = index.manifests.find((one) => one.annotations["org.opencontainers.image.ref.name"] === ref);
-  const manifest = parseManifest(new Uint8Array(blob(entry?.digest ?? "")));
-  return { config: blob(manifest.config.digest).toString(), layers: manifest.layers.map((layer) => layer.digest) };
 }
 
 goldenTrees("small", smallGolden());

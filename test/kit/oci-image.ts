@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { closeSync, mkdirSync, openSync, renameSync, statSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, readFileSync, renameSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 
 /** A descriptor as plain JSON: written by hand here, so that no code of the program makes what it is tested with. */
@@ -87,4 +87,16 @@ export class OciDraft {
     writeFileSync(join(this.dir, "index.json"), JSON.stringify({ schemaVersion: 2, manifests: this.#manifests }));
     return `oci:${this.dir}:${ref}`;
   }
+}
+
+/** The config's text and the digests of the layers of an image in an `oci:` directory. */
+export function readImage(layout: string, ref: string): { readonly config: string; readonly layers: string[] } {
+  const blob = (digest: string): string => readFileSync(join(layout, "blobs", ...digest.split(":")), "utf8");
+  const index = JSON.parse(readFileSync(join(layout, "index.json"), "utf8")) as {
+    manifests: { digest: string; annotations: Record<string, string> }[];
+  };
+  const entry = index.manifests.find((one) => one.annotations["org.opencontainers.image.ref.name"] === ref);
+  if (entry === undefined) throw new Error(`${layout} has no image ${ref}`);
+  const manifest = JSON.parse(blob(entry.digest)) as { config: PlainDescriptor; layers: PlainDescriptor[] };
+  return { config: blob(manifest.config.digest), layers: manifest.layers.map((layer) => layer.digest) };
 }
