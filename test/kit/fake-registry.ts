@@ -1,5 +1,6 @@
 import { createHash, randomUUID } from "node:crypto";
-import { type AddressInfo, createServer, type Socket } from "node:net";
+import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
+import { createServer as createTlsServer } from "node:tls";
 
 /** A request as the fake registry got it. */
 export interface FakeRequest {
@@ -21,6 +22,8 @@ export interface FakeAnswer {
   readonly cutAt?: number;
   /** What follows the sent part of a cut body: connection reset, closed, or nothing ever. */
   readonly end?: "reset" | "close" | "hang";
+  /** The body is sent byte by byte, one each so many milliseconds. */
+  readonly dripMs?: number;
 }
 
 /** Looks at a request first; undefined leaves it to the next, and in the end to a well-behaved registry. */
@@ -30,6 +33,7 @@ export type FakeRule = (request: FakeRequest) => FakeAnswer | undefined;
 export interface FakeRegistry extends AsyncDisposable {
   /** `127.0.0.1:PORT`. */
   readonly host: string;
+  readonly port: number;
   readonly origin: string;
   readonly blobs: Map<string, Buffer>;
   /** By tag and by digest. */
@@ -54,15 +58,15 @@ export function digestOf(bytes: Uint8Array): string {
   return `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
 }
 
-/** Starts one on a free port. */
-export async function startFakeRegistry(): Promise<FakeRegistry> {
+/** Starts one on a free port. @param tls its key and certificate, in PEM, to speak https */
+export async function startFakeRegistry(tls?: { readonly key: string; readonly cert: string }): Promise<FakeRegistry> {
   const blobs = new Map<string, Buffer>();
   const manifests = new Map<string, { mediaType: string; bytes: Buffer }>();
   const requests: FakeRequest[] = [];
   const rules: FakeRule[] = [];
   const sockets = new Set<Socket>();
   const behave = wellBehaved(blobs, manifests);
-  const server = createServer((socket) => {
+  const onConnection = (socket: Socket): void => {
     sockets.add(socket);
     socket.on("close", () => sockets.delete(socket));
     socket.on("error", () => undefined);
@@ -74,14 +78,19 @@ export async function startFakeRegistry(): Promise<FakeRegistry> {
       }
       return behave(request);
     });
-  });
+  };
+  const server: Server =
+    tls === undefined ? createServer(onConnection) : createTlsServer({ key: tls.key, cert: tls.cert }, onConnection);
+  server.on("tlsClientError", () => undefined);
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const host = `127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const { port } = server.address() as AddressInfo;
+  const host = `127.0.0.1:${port}`;
+  const origin = `${tls === undefined ? "http" : "https"}://${host}`;
   const dispose = async (): Promise<void> => {
     for (const socket of sockets) socket.destroy();
     await new Promise((resolve) => server.close(resolve));
   };
-  return { host, origin: `http://${host}`, blobs, manifests, requests, rules, [Symbol.asyncDispose]: dispose };
+  return { host, port, origin, blobs, manifests, requests, rules, [Symbol.asyncDispose]: dispose };
 }
 
 function readRequests(socket: Socket, answer: (request: FakeRequest) => FakeAnswer): void {
@@ -141,6 +150,10 @@ function send(socket: Socket, request: FakeRequest, answer: FakeAnswer): void {
   const lines = Object.entries(headers).map(([name, value]) => (value === "" ? "" : `${name}: ${value}\r\n`));
   socket.write(`HTTP/1.1 ${answer.status} Status\r\n${lines.join("")}\r\n`);
   if (request.method === "HEAD") return;
+  if (answer.dripMs !== undefined) {
+    drip(socket, body, answer.dripMs);
+    return;
+  }
   if (answer.cutAt === undefined && answer.end === undefined) {
     socket.write(body);
     return;
@@ -150,6 +163,12 @@ function send(socket: Socket, request: FakeRequest, answer: FakeAnswer): void {
     if (answer.end === "reset") setTimeout(() => socket.resetAndDestroy(), 20);
     else if (answer.end !== "hang") socket.end();
   });
+}
+
+function drip(socket: Socket, body: Buffer, pauseMs: number): void {
+  let at = 0;
+  const timer = setInterval(() => socket.write(body.subarray(at, ++at)), pauseMs);
+  socket.on("close", () => clearInterval(timer));
 }
 
 function wellBehaved(

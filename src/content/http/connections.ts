@@ -24,6 +24,8 @@ export interface ConnectionOptions {
   readonly env?: Env | undefined;
   /** Certificates in PEM, trusted besides the system's. */
   readonly caFile?: string | undefined;
+  /** Finds a host's addresses; the system's way unless given. */
+  readonly lookup?: typeof resolveHost | undefined;
 }
 
 /** A request on the wire. */
@@ -50,6 +52,7 @@ type Connector = buildConnector.connector;
 export class Connections {
   readonly #proxyOf: ProxyChooser;
   readonly #roots: () => SecureContext;
+  readonly #lookup: typeof resolveHost;
   readonly #open: Agent;
   readonly #guarded: Agent;
   readonly #toProxies: Agent;
@@ -57,6 +60,7 @@ export class Connections {
   /** @throws EINVAL, ENOTSUP the environment's proxies; as `trustedRoots` for a CA file that was named */
   constructor(options: ConnectionOptions) {
     const env = options.env ?? process.env;
+    this.#lookup = options.lookup ?? resolveHost;
     this.#proxyOf = proxiesOf(env);
     let roots: SecureContext | undefined;
     this.#roots = () => {
@@ -103,7 +107,7 @@ export class Connections {
     const options = {
       timeout: CONNECTION_LIMITS.connectTimeoutMs,
       allowH2: false,
-      ...(isGuarded ? { lookup: guardedLookup } : {}),
+      lookup: lookupBy(this.#lookup, isGuarded ? isForbiddenAddress : () => false),
     };
     const plain = buildConnector(options);
     let secure: Connector | undefined;
@@ -148,16 +152,18 @@ function checkLiteral(hostname: string): void {
   if (isForbiddenAddress(hostname.replace(/^\[(.*)\]$/, "$1"))) throw forbidden();
 }
 
-/** Looks up a name for a connection: what is checked is what is connected to. */
-const guardedLookup: LookupFunction = (hostname, options, callback) => {
-  resolveHost(hostname, { ...options, all: true }, (error, addresses) => {
-    const failure = error ?? (addresses.some(({ address }) => isForbiddenAddress(address)) ? forbidden() : null);
-    const [first] = addresses ?? [];
-    if (failure !== null || first === undefined) callback(failure ?? forbidden(), "", 0);
-    else if (options.all === true) callback(null, addresses);
-    else callback(null, first.address, first.family);
-  });
-};
+/** Looks up a name for a connection: the addresses that are checked are those that are connected to. */
+function lookupBy(resolve: typeof resolveHost, isForbidden: (address: string) => boolean): LookupFunction {
+  return (hostname, options, callback) => {
+    resolve(hostname, { ...options, all: true }, (error, addresses = []) => {
+      const failure = error ?? (addresses.some(({ address }) => isForbidden(address)) ? forbidden() : null);
+      const [first] = addresses;
+      if (failure !== null || first === undefined) callback(failure ?? forbidden(), "", 0);
+      else if (options.all === true) callback(null, addresses);
+      else callback(null, first.address, first.family);
+    });
+  };
+}
 
 /** @param to whose connections are used: the server's own, or the proxy's that takes whole addresses */
 function dispatch(to: Agent, request: WireRequest, origin: URL): Promise<WireAnswer> {
