@@ -1,3 +1,4 @@
+import type { ErrorCode } from "../base/errors.ts";
 import type { Compressor, Digester } from "../format/codec/codecs.ts";
 
 /** One unit of a blob to decode: compressed bytes, and the chunks that it must give. */
@@ -25,8 +26,32 @@ export interface DecodeJob {
 
 /** A failed unit of a job; the others of the job are good. */
 export interface DecodeFailure {
-  readonly code: "EUCLEAN" | "EBADMSG" | "ENOTSUP" | "EFAULT";
+  readonly code: ErrorCode;
   readonly message: string;
+}
+
+/** Bytes of a file that a thread reads itself; whoever sends them keeps the descriptor open until the answer. */
+export interface FileBytes {
+  readonly fd: number;
+  readonly position: number;
+  readonly sizeBytes: number;
+}
+
+/** A unit that is written to a device once it is decoded and verified. */
+export interface FillUnit extends DecodeUnit {
+  /** First device byte of each of `chunks`; a multiple of 4096. */
+  readonly deviceOffsets: readonly number[];
+}
+
+/** Units that a thread decodes, verifies and writes where they belong. */
+export interface FillJob {
+  /** Transferred to the thread, or read by it. */
+  readonly data: Uint8Array | FileBytes;
+  readonly digester: Digester;
+  /** In the order of the device. */
+  readonly units: readonly FillUnit[];
+  /** Descriptor of the device's file: open until the answer. */
+  readonly deviceFd: number;
 }
 
 /** Files laid end to end in `data` to be cut, digested and compressed. */
@@ -56,5 +81,7 @@ export interface CodecPool extends AsyncDisposable {
   readonly threads: number;
   /** The verified uncompressed bytes of each unit, or why there are none. */
   decode(job: DecodeJob): Promise<readonly (Uint8Array | DecodeFailure)[]>;
+  /** Writes each unit to the device: undefined where its verified bytes are in the file, or why they are not. */
+  fill(job: FillJob): Promise<readonly (DecodeFailure | undefined)[]>;
   encode(job: EncodeJob): Promise<EncodedPieces>;
 }

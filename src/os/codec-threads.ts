@@ -1,11 +1,11 @@
 import { availableParallelism } from "node:os";
 import { NydusError } from "../base/errors.ts";
-import type { CodecPool, DecodeFailure, DecodeJob, EncodedPieces, EncodeJob } from "./codec-pool.ts";
-import { CODEC_ROLE, type CodecReply, type CodecRequest, codecThreadUrl } from "./codec-thread.ts";
+import type { CodecPool, DecodeFailure, DecodeJob, EncodedPieces, EncodeJob, FillJob } from "./codec-pool.ts";
+import { CODEC_ROLE, type CodecReply, type CodecRequest, type CodecResult, codecThreadUrl } from "./codec-thread.ts";
 import { spawnThread, type Thread } from "./thread.ts";
 
 interface Call {
-  resolve(result: EncodedPieces | readonly (Uint8Array | DecodeFailure)[]): void;
+  resolve(result: CodecResult): void;
   reject(error: NydusError): void;
 }
 
@@ -27,7 +27,8 @@ class PoolThread {
   post(request: CodecRequest): void {
     // While calls are in hand the thread keeps the program alive, an idle one does not.
     if (this.calls.size === 1) this.#thread.worker.ref();
-    this.#thread.post(request, [request.job.data.buffer as ArrayBuffer]);
+    const { data } = request.job;
+    this.#thread.post(request, data instanceof Uint8Array ? [data.buffer as ArrayBuffer] : []);
   }
 
   #settle(reply: CodecReply): void {
@@ -58,11 +59,15 @@ class ThreadedCodecPool implements CodecPool {
     return (await this.#call("decode", job)) as readonly (Uint8Array | DecodeFailure)[];
   }
 
+  async fill(job: FillJob): Promise<readonly (DecodeFailure | undefined)[]> {
+    return (await this.#call("fill", job)) as readonly (DecodeFailure | undefined)[];
+  }
+
   async encode(job: EncodeJob): Promise<EncodedPieces> {
     return (await this.#call("encode", job)) as EncodedPieces;
   }
 
-  #call(kind: "decode" | "encode", job: DecodeJob | EncodeJob): Promise<unknown> {
+  #call(kind: CodecRequest["kind"], job: CodecRequest["job"]): Promise<unknown> {
     if (this.#closed) throw new NydusError("ECANCELED", "Cannot use codecs: the pool is closed");
     const thread = this.#leastBusy();
     const id = this.#nextId++;

@@ -1,11 +1,12 @@
 import { createHash } from "node:crypto";
+import { readSync, writeSync } from "node:fs";
 import { zstdCompressSync, zstdDecompressSync } from "node:zlib";
 import { alignUp, BLOCK_BYTES, type ByteRange } from "../../src/base/bytes.ts";
-import { NydusError } from "../../src/base/errors.ts";
+import { asNydusError, NydusError } from "../../src/base/errors.ts";
 import type { ByteSource, ReadOptions } from "../../src/content/store/source.ts";
 import type { Compressor } from "../../src/format/codec/codecs.ts";
 import type { ChunkMap } from "../../src/format/rafs/chunk-map.ts";
-import type { CodecPool, DecodeFailure, DecodeJob, DecodeUnit } from "../../src/os/codec-pool.ts";
+import type { CodecPool, DecodeFailure, DecodeUnit, FileBytes, FillJob, FillUnit } from "../../src/os/codec-pool.ts";
 
 /** Random numbers from a seed (mulberry32). */
 export function randomOf(seed: number): (below: number) => number {
@@ -158,20 +159,46 @@ export function memorySource(bytes: Uint8Array): MemorySource {
 }
 
 /** A codec pool without threads: zstd and SHA-256 by the runtime. */
-export function inlinePool(threads = 2): CodecPool & { jobs: DecodeJob[] } {
-  const jobs: DecodeJob[] = [];
+export function inlinePool(threads = 2): CodecPool & { fills: FillJob[] } {
+  const fills: FillJob[] = [];
   return {
     threads,
-    jobs,
-    decode: async (job) => {
-      jobs.push(job);
-      const data = structuredClone(job.data, { transfer: [job.data.buffer as ArrayBuffer] });
+    fills,
+    decode: () => Promise.reject(new Error("not in this pool")),
+    fill: async (job) => {
+      const { data } = job;
+      const here =
+        data instanceof Uint8Array ? structuredClone(data, { transfer: [data.buffer as ArrayBuffer] }) : data;
+      fills.push(job);
       await Promise.resolve();
-      return job.units.map((unit) => decodeInline(data, unit));
+      return job.units.map((unit) => fillInline(here, job, unit));
     },
     encode: () => Promise.reject(new Error("not in this pool")),
     [Symbol.asyncDispose]: async () => undefined,
   };
+}
+
+function fillInline(data: Uint8Array | FileBytes, job: FillJob, unit: FillUnit): DecodeFailure | undefined {
+  const plain = decodeInline(data instanceof Uint8Array ? data : readFile(data), unit);
+  if (!(plain instanceof Uint8Array)) return plain;
+  try {
+    for (const [i, { offsetInUnit, sizeBytes }] of unit.chunks.entries()) {
+      const start = unit.deviceOffsets[i] as number;
+      for (let at = 0; at < sizeBytes; ) {
+        at += writeSync(job.deviceFd, plain, offsetInUnit + at, sizeBytes - at, start + at);
+      }
+    }
+  } catch (error) {
+    const { code, message } = asNydusError(error);
+    return { code, message };
+  }
+  return undefined;
+}
+
+function readFile({ fd, position, sizeBytes }: FileBytes): Uint8Array {
+  const data = new Uint8Array(sizeBytes);
+  readSync(fd, data, 0, sizeBytes, position);
+  return data;
 }
 
 function decodeInline(data: Uint8Array, unit: DecodeUnit): Uint8Array | DecodeFailure {

@@ -51,6 +51,10 @@ export class InlinePool implements CodecPool {
     throw new Error("building decodes nothing");
   }
 
+  fill(): never {
+    throw new Error("building fills nothing");
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     // nothing to release
   }

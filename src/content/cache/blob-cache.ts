@@ -1,18 +1,18 @@
 import { withDeadline } from "../../base/async.ts";
-import { alignUp, BLOCK_BYTES, type ByteRange, concatBytes } from "../../base/bytes.ts";
+import { alignUp, BLOCK_BYTES, type ByteRange } from "../../base/bytes.ts";
 import { digestOfHex } from "../../base/digest.ts";
 import { asNydusError, type ErrorPlace, inPlace, NydusError } from "../../base/errors.ts";
 import type { ChunkMap } from "../../format/rafs/chunk-map.ts";
-import type { CodecPool, DecodeFailure } from "../../os/codec-pool.ts";
-import { orAborted, throwIfAborted } from "../store/abort.ts";
-import { syncData, writeFully } from "../store/file-io.ts";
+import type { CodecPool } from "../../os/codec-pool.ts";
+import { throwIfAborted } from "../store/abort.ts";
+import { syncData } from "../store/file-io.ts";
 import { checkRange } from "../store/file-source.ts";
 import type { ByteSource, ReadPurpose } from "../store/source.ts";
 import { type CacheFiles, openCacheFiles } from "./cache-files.ts";
 import { type ChunkSpan, chunksOf, refuseGaps } from "./chunk-range.ts";
-import { type PlannedJob, planJobs } from "./decode-jobs.ts";
 import { FETCH_LIMITS, planFetches } from "./fetch-plan.ts";
 import { FetchQueue } from "./fetch-queue.ts";
+import { blobPlace, Filler } from "./filler.ts";
 import { Flight, type FlightResult } from "./flight.ts";
 import { ReadyMap } from "./ready-map.ts";
 
@@ -30,6 +30,8 @@ export interface BlobCacheOptions {
   readonly sizeBytes: number;
   /** A reader that gets nothing for so long gets ETIMEDOUT. */
   readonly readTimeoutMs?: number | undefined;
+  /** Waits until the data file is on the disk; `syncData` unless a test has another one. */
+  readonly syncDataFile?: ((fd: number, path: string) => Promise<void>) | undefined;
 }
 
 /** What a cache has done since it was opened. */
@@ -49,9 +51,6 @@ export const CACHE_DEFAULTS = { readTimeoutMs: 30_000, flushMs: 2_000, flushByte
 
 /** Device bytes that one step of {@link BlobCache.ensure} looks at: bounds what waits in the queue. */
 const WINDOW_BYTES = 16 << 20;
-/** Neighbouring chunks are written in one go up to so many bytes. */
-const WRITE_BYTES = 1 << 20;
-
 /**
  * The uncompressed device of one blob, filled as it is asked for: a sparse file and a map of what is ready in it.
  * A byte is written only after its chunk was verified, and a chunk is ready only after it was written. A chunk that
@@ -64,6 +63,7 @@ export class BlobCache implements AsyncDisposable {
   readonly #place: ErrorPlace;
   readonly #files: CacheFiles;
   readonly #map: ReadyMap;
+  readonly #filler: Filler;
   readonly #queue = new FetchQueue();
   /** By chunk position: the flight that is to bring it. */
   readonly #inFlight = new Map<number, Flight>();
@@ -88,6 +88,12 @@ export class BlobCache implements AsyncDisposable {
     this.#place = { digest: digestOfHex(options.id) };
     this.#files = files;
     this.#map = map;
+    const { chunks, source, pool, readTimeoutMs = CACHE_DEFAULTS.readTimeoutMs } = options;
+    this.#filler = new Filler({
+      ...{ chunks, source, pool, readTimeoutMs, deviceFd: files.dataFd, place: this.#place },
+      onFetched: (flight, bytes) => this.#onFetched(flight, bytes),
+      onLanded: (landed) => this.#onLanded(landed),
+    });
   }
 
   /** Opens the cache of a blob, with what an earlier process left in it. @throws ENOSPC, EPERM, EIO; EINVAL the id */
@@ -95,7 +101,7 @@ export class BlobCache implements AsyncDisposable {
     const { dir, id, chunks, sizeBytes } = options;
     digestOfHex(id); // goes into a path
     const map = new ReadyMap(chunks);
-    const files = await openCacheFiles({ dir, id, deviceBytes: sizeBytes }, map);
+    const files = await openCacheFiles({ dir, id, deviceBytes: sizeBytes, chunks }, map);
     return new BlobCache(options, files, map);
   }
 
@@ -138,9 +144,18 @@ export class BlobCache implements AsyncDisposable {
       const window = { start, end: Math.min(range.end, start + WINDOW_BYTES) };
       const span = chunksOf(this.chunks, window);
       if (why === "demand") inPlace(this.#place, () => refuseGaps(this.chunks, window, span));
-      const missing = this.#missing(span);
+      let missing = this.#missing(span);
+      if (missing.length === 0) continue;
+      this.#refuseClosed();
+      this.#map.refresh();
+      missing = this.#missing(span);
       if (missing.length > 0) await this.#bring(missing, why, signal);
     }
+  }
+
+  #refuseClosed(): void {
+    if (this.#closing === undefined) return;
+    throw new NydusError("ECANCELED", "Cannot read blob: its cache is closed", this.#place);
   }
 
   #missing({ first, end }: ChunkSpan): number[] {
@@ -152,8 +167,6 @@ export class BlobCache implements AsyncDisposable {
   async #bring(missing: readonly number[], why: ReadPurpose, signal: AbortSignal | undefined): Promise<void> {
     const { readTimeoutMs = CACHE_DEFAULTS.readTimeoutMs } = this.#options;
     throwIfAborted(signal);
-    if (this.#closing !== undefined)
-      throw new NydusError("ECANCELED", "Cannot read blob: its cache is closed", this.#place);
     this.#refuseUnverifiable(missing);
     const waits = (inner: AbortSignal | undefined): Promise<void> =>
       this.#await(missing, this.#flightsFor(missing, why), inner);
@@ -175,9 +188,7 @@ export class BlobCache implements AsyncDisposable {
 
   /** Where in the blob chunks are. */
   #placeOf(chunks: readonly number[]): ErrorPlace {
-    const [first] = chunks;
-    if (first === undefined) return this.#place;
-    return { ...this.#place, offset: this.chunks.blobOffset(first), length: this.chunks.blobSizeBytes(first) };
+    return { ...this.#place, ...blobPlace(this.chunks, chunks) };
   }
 
   /** The flights that bring chunks: those under way, and new ones for the rest. */
@@ -228,11 +239,12 @@ export class BlobCache implements AsyncDisposable {
   }
 
   async #fly(flight: Flight): Promise<FlightResult> {
-    const failures = new Map<number, NydusError>();
+    let failures = new Map<number, NydusError>();
     try {
-      const data = await this.#fetch(flight);
-      const jobs = planJobs(this.chunks, flight.plan, data, this.#options.pool.threads);
-      await Promise.all(jobs.map((job) => this.#decode(job, failures)));
+      this.#refuseClosed();
+      this.#map.refresh();
+      const isHere = flight.chunks.every((chunk) => this.#map.isReady(chunk));
+      if (!isHere) failures = await this.#filler.fill(flight);
     } catch (error) {
       for (const chunk of flight.chunks) if (!this.#map.isReady(chunk)) failures.set(chunk, asNydusError(error));
     } finally {
@@ -243,59 +255,21 @@ export class BlobCache implements AsyncDisposable {
     return failures;
   }
 
-  async #fetch(flight: Flight): Promise<Uint8Array> {
-    const { readTimeoutMs = CACHE_DEFAULTS.readTimeoutMs, source } = this.#options;
-    const { range } = flight.plan;
-    const length = range.end - range.start;
-    const place = { ...this.#place, offset: range.start, length };
-    return await inPlace(place, async () => {
-      throwIfAborted(flight.signal);
-      const read = (signal: AbortSignal): Promise<Uint8Array> => source.readAt(range, { signal, why: flight.why });
-      const reading = withDeadline(readTimeoutMs, "read blob", read, flight.signal);
-      const data = await orAborted(reading, flight.signal);
-      throwIfAborted(flight.signal);
-      if (data.length !== length)
-        throw new NydusError("EIO", `Cannot read blob: ${data.length} bytes came, ${length} wanted`);
-      this.#stats.requests++;
-      this.#stats[flight.why === "demand" ? "demandBytes" : "prefetchBytes"] += length;
-      return data;
-    });
+  #onFetched(flight: Flight, bytes: number): void {
+    this.#stats.requests++;
+    this.#stats[flight.why === "demand" ? "demandBytes" : "prefetchBytes"] += bytes;
   }
 
-  async #decode(planned: PlannedJob, failures: Map<number, NydusError>): Promise<void> {
-    const results = await this.#options.pool.decode(planned.job).catch((error: unknown) => asNydusError(error));
-    const landing: LandingChunk[] = [];
-    for (const [u, unit] of planned.units.entries()) {
-      const result = results instanceof NydusError ? results : results[u];
-      if (result instanceof Uint8Array) {
-        for (const chunk of unit.chunks) landing.push({ chunk, bytes: this.#chunkBytes(chunk, result) });
-      } else {
-        const place = { ...this.#placeOf(unit.chunks) };
-        for (const chunk of unit.chunks) failures.set(chunk, failureOf(result, unit.chunks, place));
-      }
+  /** Chunks are verified and written: says that they are ready. */
+  #onLanded(landed: readonly number[]): void {
+    let bytes = 0;
+    for (const chunk of landed) {
+      this.#map.setReady(chunk);
+      bytes += this.chunks.sizeBytes(chunk);
     }
-    for (const run of writeRuns(landing, this.chunks)) await this.#land(run, failures);
-  }
-
-  #chunkBytes(chunk: number, unit: Uint8Array): Uint8Array {
-    const start = this.chunks.offsetInUnit(chunk);
-    return unit.subarray(start, start + this.chunks.sizeBytes(chunk));
-  }
-
-  /** Writes chunks that lie one after the other, then says that they are ready. */
-  async #land(run: readonly LandingChunk[], failures: Map<number, NydusError>): Promise<void> {
-    const start = this.chunks.deviceOffset((run[0] as LandingChunk).chunk);
-    const data = joinRun(run, this.chunks);
-    try {
-      await writeFully(this.fd, data, start, this.dataPath);
-    } catch (error) {
-      for (const { chunk } of run) failures.set(chunk, asNydusError(error, this.#place));
-      return;
-    }
-    for (const { chunk } of run) this.#map.setReady(chunk);
-    this.#stats.chunksFilled += run.length;
-    this.#stats.filledBytes += data.length;
-    this.#unflushedBytes += data.length;
+    this.#stats.chunksFilled += landed.length;
+    this.#stats.filledBytes += bytes;
+    this.#unflushedBytes += bytes;
     if (this.#unflushedBytes >= CACHE_DEFAULTS.flushBytes) this.#flushSoon(0);
     else this.#flushSoon(CACHE_DEFAULTS.flushMs);
   }
@@ -314,7 +288,9 @@ export class BlobCache implements AsyncDisposable {
     clearTimeout(this.#flushTimer);
     this.#flushTimer = undefined;
     this.#unflushedBytes = 0;
-    const flushed = this.#flushing.then(() => this.#map.flush(() => syncData(this.fd, this.dataPath)));
+    const { syncDataFile = syncData } = this.#options;
+    const sync = (): Promise<void> => syncDataFile(this.fd, this.dataPath);
+    const flushed = this.#flushing.then(() => this.#map.flush(sync, this.#files.appendLock));
     this.#flushing = flushed.catch(() => undefined);
     return inPlace(this.#place, () => flushed);
   }
@@ -334,7 +310,6 @@ export class BlobCache implements AsyncDisposable {
       await this.flush();
     } finally {
       clearTimeout(this.#flushTimer);
-      await this.#map.close();
       await this.#files.close();
     }
   }
@@ -342,53 +317,4 @@ export class BlobCache implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
-}
-
-interface LandingChunk {
-  readonly chunk: number;
-  readonly bytes: Uint8Array;
-}
-
-function failureOf(
-  found: DecodeFailure | NydusError | undefined,
-  chunks: readonly number[],
-  place: ErrorPlace,
-): NydusError {
-  if (found instanceof NydusError) return found.within(place);
-  const { code, message } = found ?? { code: "EFAULT" as const, message: "Cannot decode chunk: the pool gave nothing" };
-  const [first, last] = [chunks[0], chunks.at(-1)];
-  const which = first === last ? `chunk ${first}` : `chunks ${first} to ${last}`;
-  return new NydusError(code, `${message} (${which})`, place);
-}
-
-/** Chunks in runs whose blocks follow one another in the device. */
-function writeRuns(landing: LandingChunk[], chunks: ChunkMap): LandingChunk[][] {
-  const runs: LandingChunk[][] = [];
-  let runStart = 0;
-  let runEnd = -1;
-  for (const one of landing.sort((a, b) => a.chunk - b.chunk)) {
-    const start = chunks.deviceOffset(one.chunk);
-    const end = start + one.bytes.length;
-    if (start === runEnd && end - runStart <= WRITE_BYTES) {
-      runs.at(-1)?.push(one);
-    } else {
-      runs.push([one]);
-      runStart = start;
-    }
-    runEnd = alignUp(end, BLOCK_BYTES);
-  }
-  return runs;
-}
-
-/** The bytes of a run; zeros from a chunk's end to its block's: they are nobody's. */
-function joinRun(run: readonly LandingChunk[], chunks: ChunkMap): Uint8Array {
-  const pieces: Uint8Array[] = [];
-  for (const [i, { chunk, bytes }] of run.entries()) {
-    pieces.push(bytes);
-    const next = run[i + 1];
-    if (next === undefined) continue;
-    const padding = chunks.deviceOffset(next.chunk) - (chunks.deviceOffset(chunk) + bytes.length);
-    if (padding > 0) pieces.push(new Uint8Array(padding));
-  }
-  return concatBytes(pieces);
 }

@@ -1,13 +1,18 @@
 import { randomBytes } from "node:crypto";
-import { fstatSync } from "node:fs";
+import { closeSync, fstatSync, futimesSync, openSync, readSync, statSync } from "node:fs";
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { alignUp, BLOCK_BYTES, equalBytes } from "../../base/bytes.ts";
 import { asNydusError, NydusError } from "../../base/errors.ts";
 import { bytes, struct } from "../../base/struct.ts";
-import { canLock, tryLock } from "../../os/file-lock.ts";
-import { closeFile, openFile, readFully, setLength, syncData, writeFully } from "../store/file-io.ts";
-import { CACHE_ID_BYTES, type ReadyMap } from "./ready-map.ts";
+import type { ChunkMap } from "../../format/rafs/chunk-map.ts";
+import { canLock, tryLock, tryLockShared, unlock } from "../../os/file-lock.ts";
+import { closeFile, openFile, setLength, syncData, writeFully } from "../store/file-io.ts";
+import { type CachePlace, ownPath, parseCacheName, sharedPath } from "./cache-names.ts";
+import { CacheUser } from "./cache-user.ts";
+import { CACHE_ID_BYTES, MapFile } from "./map-file.ts";
+import type { AppendLock, ReadyMap } from "./ready-map.ts";
 
 const MAGIC = new TextEncoder().encode("NYDCACHE");
 
@@ -21,79 +26,74 @@ const Trailer = struct("cache data trailer", BLOCK_BYTES, {
   reserved: [8 + CACHE_ID_BYTES, bytes(BLOCK_BYTES - 8 - CACHE_ID_BYTES)],
 });
 
-/** Which blob's cache, and where. */
-export interface CachePlace {
-  readonly dir: string;
-  /** 64 hex digits. */
-  readonly id: string;
+/** How long to wait for a process that holds a lock meant for short work. */
+const LOCK_WAIT_MS = 10_000;
+const LOCK_STEP_MS = 2;
+
+/** Which blob's cache, where, and for which image. */
+export interface CacheRequest extends CachePlace {
   readonly deviceBytes: number;
+  readonly chunks: ChunkMap;
 }
 
 /** The open data file of a cache. */
 export interface CacheFiles {
   readonly dataFd: number;
   readonly dataPath: string;
-  /** False when another process has this blob's cache: this one is for this process only, and goes with it. */
+  /** False where other processes cannot or must not share it: it is for this one only, and goes with it. */
   readonly isShared: boolean;
+  readonly appendLock: AppendLock;
   close(): Promise<void>;
 }
 
 /**
- * Opens the cache of a blob and fills `ready` with what it holds; whatever does not fit together is thrown away.
- * @throws ENOSPC, EPERM, EIO
+ * Opens the cache of a blob and fills `ready` with what it holds, beside other processes that have it open. What does
+ * not fit together is thrown away when nobody else uses it, and left alone otherwise: then this process gets a cache of
+ * its own.
+ * @throws ENOSPC, EPERM, EIO; EBUSY another process has been changing it for 10 s
  */
-export async function openCacheFiles(place: CachePlace, ready: ReadyMap): Promise<CacheFiles> {
+export async function openCacheFiles(request: CacheRequest, ready: ReadyMap): Promise<CacheFiles> {
   try {
-    await mkdir(place.dir, { recursive: true, mode: 0o700 });
+    await mkdir(request.dir, { recursive: true, mode: 0o700 });
   } catch (error) {
-    throw asNydusError(error, { path: place.dir });
+    throw asNydusError(error, { path: request.dir });
   }
-  await removeAbandoned(place);
-  const lock = await lockCache(place);
-  if (lock === undefined) return openPrivate(place);
+  await removeAbandoned(request);
+  if (!canLock()) return openPrivate(request);
+  const lockPath = sharedPath(request, "lock");
+  const lock = await openFile(lockPath, "a", 0o600);
   try {
-    return await openShared(place, ready, lock);
+    const files = await new SharedOpening(request, ready, { fd: lock, path: lockPath }).open();
+    if (files !== undefined) return files;
   } catch (error) {
-    await closeFile(lock);
+    closeSync(lock);
     throw error;
   }
+  closeSync(lock);
+  return openPrivate(request);
 }
 
-/** @returns a descriptor that holds the lock, or undefined when another one does or the runtime cannot lock */
-async function lockCache(place: CachePlace): Promise<number | undefined> {
-  if (!canLock()) return undefined;
-  const path = join(place.dir, `${place.id}.lock`);
-  const fd = await openFile(path, "a", 0o600);
-  try {
-    if (tryLock(fd, path)) return fd;
-  } catch (error) {
-    await closeFile(fd);
-    throw error;
-  }
-  await closeFile(fd);
-  return undefined;
-}
-
-async function openPrivate(place: CachePlace): Promise<CacheFiles> {
-  const dataPath = join(place.dir, `${place.id}.${process.pid}.${randomBytes(8).toString("hex")}.data`);
-  const dataFd = await createData(dataPath, place.deviceBytes, randomBytes(CACHE_ID_BYTES));
+async function openPrivate(request: CacheRequest): Promise<CacheFiles> {
+  const dataPath = ownPath(request, "data");
+  const dataFd = await createData(dataPath, request.deviceBytes, randomBytes(CACHE_ID_BYTES));
   const close = async (): Promise<void> => {
     await closeFile(dataFd);
     await rm(dataPath, { force: true });
   };
-  return { dataFd, dataPath, isShared: false, close };
+  return { dataFd, dataPath, isShared: false, appendLock: async (work) => work(), close };
 }
 
 /** Removes private caches of processes that are gone. */
 async function removeAbandoned(place: CachePlace): Promise<void> {
   for (const name of await readdir(place.dir)) {
-    const [id, pid, ...rest] = name.split(".");
-    if (id !== place.id || rest.length !== 2 || pid === undefined || !/^\d+$/.test(pid)) continue;
-    if (!isAlive(Number(pid))) await rm(join(place.dir, name), { force: true });
+    const { id, kind, pid } = parseCacheName(name) ?? {};
+    if (id !== place.id || kind !== "data" || pid === undefined) continue;
+    if (!isAlive(pid)) await rm(join(place.dir, name), { force: true });
   }
 }
 
-function isAlive(pid: number): boolean {
+/** Whether there is such a process. */
+export function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
     return true;
@@ -102,65 +102,181 @@ function isAlive(pid: number): boolean {
   }
 }
 
-async function openShared(place: CachePlace, ready: ReadyMap, lock: number): Promise<CacheFiles> {
-  const dataPath = join(place.dir, `${place.id}.data`);
-  const mapPath = join(place.dir, `${place.id}.map`);
-  const dataFd =
-    (await reopen(place, { dataPath, mapPath }, ready)) ?? (await startEmpty(place, { dataPath, mapPath }, ready));
-  const close = async (): Promise<void> => {
-    await closeFile(dataFd);
-    await closeFile(lock);
-  };
-  return { dataFd, dataPath, isShared: true, close };
+interface OpenData {
+  readonly fd: number;
+  readonly map: MapFile;
 }
 
-interface CachePaths {
-  readonly dataPath: string;
-  readonly mapPath: string;
-}
+/**
+ * One attempt to open a cache that others may have open. The lock file is held shared by all who use the cache;
+ * whoever holds it alone may begin anew, or remove it.
+ */
+class SharedOpening {
+  readonly #request: CacheRequest;
+  readonly #ready: ReadyMap;
+  readonly #lock: { readonly fd: number; readonly path: string };
+  readonly #dataPath: string;
+  readonly #mapPath: string;
 
-/** @returns undefined unless data file and map are there and belong together */
-async function reopen(place: CachePlace, paths: CachePaths, ready: ReadyMap): Promise<number | undefined> {
-  const { dataPath, mapPath } = paths;
-  const dataFd = await openFile(dataPath, "r+").catch(() => undefined);
-  if (dataFd === undefined) return undefined;
-  try {
-    const cacheId = await readTrailer(dataFd, dataPath, place.deviceBytes);
-    if (cacheId !== undefined) {
-      const binding = { deviceBytes: place.deviceBytes, dataInode: inodeOf(dataFd), cacheId };
-      if (await ready.load(mapPath, binding)) return dataFd;
+  constructor(request: CacheRequest, ready: ReadyMap, lock: { readonly fd: number; readonly path: string }) {
+    this.#request = request;
+    this.#ready = ready;
+    this.#lock = lock;
+    this.#dataPath = sharedPath(request, "data");
+    this.#mapPath = sharedPath(request, "map");
+  }
+
+  /** @returns undefined when it is used by others and does not fit */
+  async open(): Promise<CacheFiles | undefined> {
+    const { path } = this.#lock;
+    for (let waited = 0; waited < LOCK_WAIT_MS; waited += LOCK_STEP_MS) {
+      const data = await this.#take();
+      if (data === undefined) return undefined;
+      const files = data === "retry" ? data : await this.#join(data);
+      if (files !== "retry") return files;
+      await sleep(LOCK_STEP_MS);
     }
-  } catch (error) {
-    if (!(error instanceof NydusError)) {
-      await closeFile(dataFd);
+    throw new NydusError("EBUSY", `Cannot open cache: another process has been changing it for ${LOCK_WAIT_MS} ms`, {
+      path,
+    });
+  }
+
+  /** The files, under a lock of either kind. @returns undefined: used by others and does not fit */
+  async #take(): Promise<OpenData | "retry" | undefined> {
+    const { fd, path } = this.#lock;
+    if (tryLock(fd, path)) return this.#reopen() ?? (await this.#startEmpty());
+    if (!tryLockShared(fd, path)) return "retry";
+    const data = this.#reopen();
+    if (data !== undefined) return data;
+    // The exclusive lock tells whether others use it, or have just left.
+    if (!tryLock(fd, path)) return undefined;
+    unlock(fd);
+    return "retry";
+  }
+
+  /** Takes its place beside the others. @returns undefined: it must not; "retry": all was removed meanwhile */
+  async #join({ fd, map }: OpenData): Promise<CacheFiles | "retry" | undefined> {
+    let user: CacheUser | undefined;
+    const leave = (): void => {
+      user?.close();
+      map.close();
+      closeSync(fd);
+      this.#ready.forget();
+    };
+    try {
+      user = CacheUser.enter(this.#request, this.#request.chunks);
+      // From here on newcomers see us, so that the exclusive lock can be given up: which is not done in one step.
+      const isHeld = tryLockShared(this.#lock.fd, this.#lock.path) && isSameFile(fd, this.#dataPath);
+      if (isHeld && !(await user.meetsConflict())) return this.#files({ fd, map }, user);
+      leave();
+      return isHeld ? undefined : "retry";
+    } catch (error) {
+      leave();
       throw error;
     }
   }
-  await closeFile(dataFd);
-  return undefined;
-}
 
-async function readTrailer(fd: number, path: string, deviceBytes: number): Promise<Uint8Array | undefined> {
-  const start = alignUp(deviceBytes, BLOCK_BYTES);
-  if (fstatSync(fd).size !== start + BLOCK_BYTES) return undefined;
-  const trailer = Trailer.read(await readFully(fd, { start, end: start + BLOCK_BYTES }, path), 0);
-  return equalBytes(trailer.magic, MAGIC) ? trailer.cacheId : undefined;
-}
-
-async function startEmpty(place: CachePlace, paths: CachePaths, ready: ReadyMap): Promise<number> {
-  // The map goes first: no crash leaves an old map beside a new data file.
-  await rm(paths.mapPath, { force: true });
-  await rm(paths.dataPath, { force: true });
-  const cacheId = randomBytes(CACHE_ID_BYTES);
-  const dataFd = await createData(paths.dataPath, place.deviceBytes, cacheId);
-  try {
-    await syncData(dataFd, paths.dataPath);
-    await ready.begin(paths.mapPath, { deviceBytes: place.deviceBytes, dataInode: inodeOf(dataFd), cacheId });
-    return dataFd;
-  } catch (error) {
-    await closeFile(dataFd);
-    throw error;
+  #files({ fd, map }: OpenData, user: CacheUser): CacheFiles {
+    touch(map.path);
+    const close = async (): Promise<void> => {
+      touch(map.path);
+      user.close();
+      map.close();
+      await closeFile(fd);
+      await closeFile(this.#lock.fd);
+    };
+    const appendLock: AppendLock = (work) => withAppendLock({ fd, path: this.#dataPath }, work);
+    return { dataFd: fd, dataPath: this.#dataPath, isShared: true, appendLock, close };
   }
+
+  /** @returns undefined unless data file and map are there, belong together, and do not contradict the image */
+  #reopen(): OpenData | undefined {
+    let fd: number;
+    try {
+      fd = openSync(this.#dataPath, "r+");
+    } catch {
+      return undefined;
+    }
+    const map = this.#openMap(fd);
+    if (map !== undefined && this.#ready.load(map)) return { fd, map };
+    map?.close();
+    closeSync(fd);
+    return undefined;
+  }
+
+  #openMap(dataFd: number): MapFile | undefined {
+    try {
+      const { deviceBytes } = this.#request;
+      const found = readTrailer(dataFd);
+      if (found?.deviceBytes !== alignUp(deviceBytes, BLOCK_BYTES)) return undefined;
+      return MapFile.open(this.#mapPath, { deviceBytes, dataInode: inodeOf(dataFd), cacheId: found.cacheId });
+    } catch (error) {
+      if (error instanceof NydusError) return undefined;
+      closeSync(dataFd);
+      throw error;
+    }
+  }
+
+  async #startEmpty(): Promise<OpenData> {
+    const { deviceBytes } = this.#request;
+    // The map goes first: no crash leaves an old map beside a new data file.
+    await rm(this.#mapPath, { force: true });
+    await rm(this.#dataPath, { force: true });
+    const cacheId = randomBytes(CACHE_ID_BYTES);
+    const fd = await createData(this.#dataPath, deviceBytes, cacheId);
+    try {
+      await syncData(fd, this.#dataPath);
+      const binding = { deviceBytes, dataInode: inodeOf(fd), cacheId };
+      await MapFile.create(this.#mapPath, binding);
+      const map = MapFile.open(this.#mapPath, binding);
+      if (map === undefined) throw new NydusError("EIO", "Cannot open cache: what was written is not there");
+      this.#ready.load(map);
+      return { fd, map };
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
+  }
+}
+
+/** The locked work takes no time: whoever is in the way has done in a moment, or was stopped. */
+async function withAppendLock<T>({ fd, path }: { fd: number; path: string }, work: () => T): Promise<T> {
+  for (let waited = 0; waited < LOCK_WAIT_MS; waited += LOCK_STEP_MS) {
+    if (tryLock(fd, path)) {
+      try {
+        return work();
+      } finally {
+        unlock(fd);
+      }
+    }
+    await sleep(LOCK_STEP_MS);
+  }
+  throw new NydusError("EBUSY", `Cannot write ready map: another process has held it for ${LOCK_WAIT_MS} ms`, { path });
+}
+
+/** The map's time of change says when the cache was last used. */
+function touch(path: string): void {
+  try {
+    const fd = openSync(path, "r");
+    try {
+      const now = Date.now() / 1000;
+      futimesSync(fd, now, now);
+    } finally {
+      closeSync(fd);
+    }
+  } catch {
+    // gc will take it for older than it is
+  }
+}
+
+/** The random id of a data file, and the bytes of its device in whole blocks; undefined when it is none. */
+export function readTrailer(fd: number): { readonly deviceBytes: number; readonly cacheId: Uint8Array } | undefined {
+  const start = fstatSync(fd).size - BLOCK_BYTES;
+  if (start < 0 || start % BLOCK_BYTES !== 0) return undefined;
+  const block = new Uint8Array(BLOCK_BYTES);
+  if (readSync(fd, block, 0, BLOCK_BYTES, start) !== BLOCK_BYTES) return undefined;
+  const { magic, cacheId } = Trailer.read(block, 0);
+  return equalBytes(magic, MAGIC) ? { deviceBytes: start, cacheId } : undefined;
 }
 
 async function createData(path: string, deviceBytes: number, cacheId: Uint8Array): Promise<number> {
@@ -179,6 +295,15 @@ async function createData(path: string, deviceBytes: number, cacheId: Uint8Array
   }
 }
 
-function inodeOf(fd: number): bigint {
+/** The inode number of an open file. */
+export function inodeOf(fd: number): bigint {
   return fstatSync(fd, { bigint: true }).ino;
+}
+
+function isSameFile(fd: number, path: string): boolean {
+  try {
+    return statSync(path, { bigint: true }).ino === inodeOf(fd);
+  } catch {
+    return false;
+  }
 }

@@ -2,7 +2,7 @@ import type { ByteRange } from "../../base/bytes.ts";
 import { NydusError } from "../../base/errors.ts";
 import { throwIfAborted } from "./abort.ts";
 import { closeFile, fileSize, openFile, readFully } from "./file-io.ts";
-import type { ReadOptions, StreamingSource } from "./source.ts";
+import type { LentFile, ReadOptions, StreamingSource } from "./source.ts";
 
 /** Bytes a step of {@link FileSource.stream}. */
 const STREAM_PIECE_BYTES = 1 << 20;
@@ -23,6 +23,8 @@ export class FileSource implements StreamingSource {
   readonly sizeBytes: number;
   readonly #slice: FileSlice;
   #closed = false;
+  #lent = 0;
+  #onReturned: () => void = () => undefined;
 
   constructor(slice: FileSlice) {
     this.sizeBytes = slice.sizeBytes;
@@ -44,9 +46,26 @@ export class FileSource implements StreamingSource {
     }
   }
 
+  lendFile(): LentFile | undefined {
+    if (this.#closed) return undefined;
+    this.#lent++;
+    let out = true;
+    const giveBack = (): void => {
+      if (out && --this.#lent === 0) this.#onReturned();
+      out = false;
+    };
+    return { fd: this.#slice.fd, start: this.#slice.start, [Symbol.dispose]: giveBack };
+  }
+
+  /** Waits for those who have its file. */
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    if (this.#lent > 0) {
+      await new Promise<void>((resolve) => {
+        this.#onReturned = resolve;
+      });
+    }
     await this.#slice.release();
   }
 }

@@ -31,3 +31,22 @@ export interface StreamingSource extends ByteSource {
 export function canStream(source: ByteSource): source is StreamingSource {
   return typeof (source as Partial<StreamingSource>).stream === "function";
 }
+
+/** A file in which a source lies; its descriptor stays open until it is given back by disposing. */
+export interface LentFile extends Disposable {
+  readonly fd: number;
+  /** Where in the file the source's first byte is. */
+  readonly start: number;
+}
+
+/** An ability of sources that lie in a local file: a thread can read them by itself. */
+interface LendingSource extends ByteSource {
+  /** @returns undefined when it lies in no file now */
+  lendFile(): LentFile | undefined;
+}
+
+/** The file in which a source lies, if it lies in one. */
+export function lendFile(source: ByteSource): LentFile | undefined {
+  const { lendFile: lend } = source as Partial<LendingSource>;
+  return typeof lend === "function" ? lend.call(source) : undefined;
+}

@@ -1,6 +1,6 @@
 import type { ByteRange } from "../../base/bytes.ts";
 import { NydusError } from "../../base/errors.ts";
-import type { ByteSource, ReadOptions } from "../../content/store/source.ts";
+import { type ByteSource, type LentFile, lendFile, type ReadOptions } from "../../content/store/source.ts";
 
 /** One blob in several places: read from the first that gives it. Places come and go while it is read. */
 export class AnySource implements ByteSource {
@@ -19,6 +19,15 @@ export class AnySource implements ByteSource {
   /** Takes a place out; reads under way there go on elsewhere when it is closed. */
   remove(place: ByteSource): void {
     this.#places.splice(this.#places.indexOf(place) >>> 0, 1);
+  }
+
+  /** The file of the first place that lies in one. */
+  lendFile(): LentFile | undefined {
+    for (const place of this.#places) {
+      const file = lendFile(place);
+      if (file !== undefined) return file;
+    }
+    return undefined;
   }
 
   /** @throws what the last place throws */

@@ -4,61 +4,23 @@ import {
   closeSync,
   copyFileSync,
   existsSync,
-  mkdtempSync,
   openSync,
   readdirSync,
   readFileSync,
-  readSync,
   renameSync,
   rmSync,
   statSync,
   truncateSync,
   writeFileSync,
 } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { NydusError } from "../../../../src/base/errors.ts";
-import { BlobCache, type BlobCacheOptions } from "../../../../src/content/cache/blob-cache.ts";
-import {
-  chunkMapOver,
-  type FakeBlob,
-  inlinePool,
-  makeFakeBlob,
-  memorySource,
-  randomOf,
-} from "../../../kit/fake-blob.ts";
+import type { BlobCacheOptions } from "../../../../src/content/cache/blob-cache.ts";
+import { allOf, openFakeCache as open, rangeOf, readDevice, readyChunks, scratch } from "../../../kit/cache-lab.ts";
+import { chunkMapOver, type FakeBlob, makeFakeBlob, memorySource, randomOf } from "../../../kit/fake-blob.ts";
 import { failureOf } from "../../../suite/byte-source.ts";
 
 const isRoot = process.getuid?.() === 0;
-
-function scratch(): { dir: string } & Disposable {
-  const dir = mkdtempSync(join(tmpdir(), "nydus-cache-"));
-  return { dir, [Symbol.dispose]: () => rmSync(dir, { recursive: true, force: true }) };
-}
-
-function open(dir: string, fake: FakeBlob, more: Partial<BlobCacheOptions> = {}): Promise<BlobCache> {
-  const defaults = { chunks: fake.chunks, source: memorySource(fake.blob), pool: inlinePool() };
-  return BlobCache.open({ dir, id: fake.id, sizeBytes: fake.device.length, ...defaults, ...more });
-}
-
-function readDevice(cache: BlobCache, start: number, end: number): Buffer {
-  const bytes = Buffer.alloc(end - start);
-  expect(readSync(cache.fd, bytes, 0, bytes.length, start)).toBe(bytes.length);
-  return bytes;
-}
-
-/** The first chunk's range, and a range of all. */
-function rangeOf(fake: FakeBlob, i: number): { start: number; end: number } {
-  const start = fake.chunks.deviceOffset(i);
-  return { start, end: start + fake.chunks.sizeBytes(i) };
-}
-const allOf = (fake: FakeBlob): { start: number; end: number } => ({ start: 0, end: fake.device.length });
-
-function readyCount(cache: BlobCache): number {
-  return Array.from({ length: cache.chunks.count }, (_, i) => i).filter(
-    (i) => ((cache.ready[i >> 3] ?? 0) >> (i & 7)) & 1,
-  ).length;
-}
 
 describe("ensure()", () => {
   test.each([
@@ -81,7 +43,7 @@ describe("ensure()", () => {
       }),
     );
     await cache.ensure(allOf(fake), { why: "prefetch" });
-    expect(readyCount(cache)).toBe(fake.chunks.count);
+    expect(readyChunks(cache).length).toBe(fake.chunks.count);
     expect(cache.stats.chunksFilled).toBe(fake.chunks.count); // each once
     expect(readDevice(cache, 0, fake.device.length).equals(fake.device)).toBe(true);
   });
@@ -103,12 +65,12 @@ describe("ensure()", () => {
     const source = memorySource(fake.blob);
     await using cache = await open(temp.dir, fake, { source });
     await cache.ensure(rangeOf(fake, 0), { why: "prefetch" });
-    expect(readyCount(cache)).toBe(1);
+    expect(readyChunks(cache).length).toBe(1);
     await cache.ensure(rangeOf(fake, 1));
     const read = source.reads[1]?.range ?? { start: 0, end: 0 };
     expect(read.end - read.start).toBeGreaterThanOrEqual(1 << 20);
     expect(read.end - read.start).toBeLessThan((1 << 20) + 150_000 + 4096);
-    expect(readyCount(cache)).toBeGreaterThan(4);
+    expect(readyChunks(cache).length).toBeGreaterThan(4);
   });
 
   test("merges neighbours into requests of at most 4 MiB", async () => {
@@ -142,7 +104,7 @@ describe("ensure()", () => {
     const source = memorySource(fake.blob);
     await using cache = await open(temp.dir, fake, { source });
     await cache.ensure(rangeOf(fake, 3), { why: "prefetch" });
-    expect(readyCount(cache)).toBe(fake.chunks.count);
+    expect(readyChunks(cache).length).toBe(fake.chunks.count);
     expect(source.reads.length).toBe(1);
   });
 
@@ -192,7 +154,7 @@ describe("ensure()", () => {
       length: fake.chunks.blobSizeBytes(bad),
     });
     expect(error.message).toContain(`chunk ${bad}`);
-    expect(readyCount(cache)).toBe(fake.chunks.count - 1);
+    expect(readyChunks(cache).length).toBe(fake.chunks.count - 1);
     expect(cache.isReady(rangeOf(fake, bad))).toBe(false);
     expect(readDevice(cache, fake.rows[bad]?.deviceOffset ?? 0, (fake.rows[bad]?.deviceOffset ?? 0) + 1)[0]).toBe(0);
     await cache.ensure(rangeOf(fake, 5));
@@ -383,7 +345,7 @@ describe("the map on disk", () => {
         expect(readDevice(cache, start, end).equals(fake.device.subarray(start, end))).toBe(true);
       }
     }
-    const found = readyCount(cache);
+    const found = readyChunks(cache).length;
     // Whatever it began with, it ends with the right bytes.
     await cache.ensure(allOf(fake), { why: "prefetch" });
     for (const { deviceOffset, sizeBytes } of fake.rows.slice(0, cache.chunks.count)) {
@@ -400,7 +362,7 @@ describe("the map on disk", () => {
     await fill(temp.dir);
     const source = memorySource(fake.blob);
     await using cache = await open(temp.dir, fake, { source });
-    expect(readyCount(cache)).toBe(10);
+    expect(readyChunks(cache).length).toBe(10);
     for (let i = 0; i < 10; i++) {
       const { start, end } = rangeOf(fake, i);
       await cache.ensure({ start, end });
@@ -413,7 +375,7 @@ describe("the map on disk", () => {
     using temp = scratch();
     for (let i = 0; i < 12; i += 3) {
       await using cache = await open(temp.dir, fake);
-      expect(readyCount(cache)).toBe(i);
+      expect(readyChunks(cache).length).toBe(i);
       for (let k = i; k < i + 3; k++) {
         await cache.ensure(rangeOf(fake, k), { why: "prefetch" });
         await cache.flush();
@@ -498,7 +460,7 @@ describe("the map on disk", () => {
     for (let length = 128; length <= map.length; length += 16) {
       writeFileSync(path(temp.dir, "map"), map.subarray(0, length));
       await using cache = await open(temp.dir, fake);
-      const found = readyCount(cache);
+      const found = readyChunks(cache).length;
       expect(found === before || found === before + 1).toBe(true);
       before = found;
     }
@@ -510,7 +472,7 @@ describe("the map on disk", () => {
     await fill(temp.dir);
     const rows = fake.rows.filter((_, i) => i % 2 === 1);
     await using cache = await open(temp.dir, fake, { chunks: chunkMapOver(rows) });
-    expect(readyCount(cache)).toBe(5);
+    expect(readyChunks(cache).length).toBe(5);
     await cache.ensure(
       { start: rows[9]?.deviceOffset ?? 0, end: (rows[9]?.deviceOffset ?? 0) + 1 },
       { why: "prefetch" },
@@ -531,27 +493,12 @@ describe("the map on disk", () => {
     };
     {
       await using cache = await open(temp.dir, fake, options);
-      expect(readyCount(cache)).toBe(0);
+      expect(readyChunks(cache).length).toBe(0);
       await cache
         .ensure({ start: 0, end: Math.min(evil.device.length, fake.device.length) }, { why: "prefetch" })
         .catch(() => undefined);
     }
     expect(await reopened(temp.dir)).toBe(0);
-  });
-
-  test("a cache that another has open is left alone: the second one's goes when it is closed", async () => {
-    using temp = scratch();
-    await using first = await open(temp.dir, fake);
-    await first.ensure(rangeOf(fake, 0), { why: "prefetch" });
-    {
-      await using second = await open(temp.dir, fake);
-      expect(second.dataPath).not.toBe(first.dataPath);
-      expect(readyCount(second)).toBe(0);
-      await second.ensure(rangeOf(fake, 3));
-      expect(existsSync(second.dataPath)).toBe(true);
-    }
-    expect(readdirSync(temp.dir).sort()).toEqual([`${fake.id}.data`, `${fake.id}.lock`, `${fake.id}.map`]);
-    await first.ensure(rangeOf(fake, 1));
   });
 
   test("what a killed process left as its own is removed", async () => {
