@@ -63,5 +63,5 @@ function keep(sockets: Set<Socket>, socket: Socket): Socket {
 
 /** The head with the path only, as servers have it, and without what is the proxy's. */
 function originForm(head: string): string {
-  return head.replace(/^(\S+) http:\/\/[^/]+/, "$1 ").replace(/^proxy-authorization:.*\r\n/im, "");
+  return head.replace(/^(\S+) http:\/\/[^/]+/, "$1 ").replace(/\r\nproxy-authorization:[^\r]*/i, "");
 }

@@ -131,13 +131,19 @@ export class Registry {
   /** A blob's bytes from a range's start on, as they come. @throws as {@link readBlob}, also while they come */
   async openBlob(asked: BlobRequest): Promise<AsyncGenerator<Uint8Array>> {
     const request = this.#rangeRequest(asked);
-    const response = await this.#authorized(request, (inner) => this.#http.open(inner));
-    try {
-      return await openRangedAnswer(response, { range: asked.range, sizeBytes: asked.blob.size });
-    } catch (error) {
-      await response.discard();
-      throw error;
-    }
+    return await this.#authorized(request, async (inner, isRefusal) => {
+      const response = await this.#http.open(inner);
+      try {
+        if (isRefusal(response)) {
+          await response.discard();
+          return refusal(response);
+        }
+        return done(await openRangedAnswer(response, { range: asked.range, sizeBytes: asked.blob.size }));
+      } catch (error) {
+        await response.discard();
+        throw error;
+      }
+    });
   }
 
   #rangeRequest({ blob, range, signal }: BlobRequest): HttpRequest {
@@ -158,12 +164,12 @@ export class Registry {
     const timeoutMs = UPLOAD_TIMEOUT_MS;
     const request: HttpRequest = { method: "PUT", url: place, headers, body, isGuarded, signal, timeoutMs };
     // A place is used up by a try that broke: the caller asks for a new one.
-    await this.#authorized(request, (inner) =>
+    await this.#authorized(request, (inner, isRefusal) =>
       this.#http.sendOnce(inner, async (response) => {
-        if (response.status === 401) return response;
+        if (isRefusal(response)) return refusal(response);
         if (response.status !== 201 && response.status !== 204) throw await httpFailure(response, "upload blob");
         checkEcho(response, digest);
-        return response;
+        return done(undefined);
       }),
     );
   }
@@ -201,38 +207,46 @@ export class Registry {
     return new URL(`blobs/${parseDigest(digest)}`, this.#base);
   }
 
-  async #send<T>(request: HttpRequest, read: (response: HttpResponse) => Promise<T>): Promise<T> {
-    let result: { value: T } | undefined;
-    await this.#authorized(request, (inner) =>
-      this.#http.send(inner, async (response) => {
-        if (response.status !== 401) result = { value: await read(response) };
-        return response;
-      }),
+  #send<T>(request: HttpRequest, read: (response: HttpResponse) => Promise<T>): Promise<T> {
+    return this.#authorized(request, (inner, isRefusal) =>
+      this.#http.send(inner, async (response) =>
+        isRefusal(response) ? refusal(response) : done(await read(response)),
+      ),
     );
-    if (result === undefined) throw new NydusError("EFAULT", "Cannot ask the registry: no answer was read");
-    return result.value;
   }
 
   /**
-   * Asks, and where the registry wants authorization, gets it and asks once more. A 401 from behind a redirect to
-   * another origin is not the registry's, and is not answered.
-   * @throws EACCES refused still
+   * Asks, and where the registry wants authorization, gets it and asks once more: what it answers then counts. A 401
+   * from behind a redirect to another origin is not the registry's, and is not answered.
    */
-  async #authorized(request: HttpRequest, ask: (request: HttpRequest) => Promise<HttpResponse>): Promise<HttpResponse> {
+  async #authorized<T>(request: HttpRequest, attempt: Attempt<T>): Promise<T> {
     const { method, url, signal } = request;
     const action: RegistryAction = method === "GET" || method === "HEAD" ? "pull" : "push";
     const sent = await this.#auth.authorizationFor(url, action, signal);
-    const first = await ask(withAuthorization(request, sent));
-    if (first.status !== 401) return first;
-    if (first.url.origin !== this.#base.origin) throw await httpFailure(first, method);
-    const challenges = first.headers("www-authenticate");
-    await first.discard();
-    await this.#auth.answer({ action, challenges, sent, signal });
+    const isRefusal = (response: HttpResponse): boolean =>
+      response.status === 401 && response.url.origin === this.#base.origin;
+    const first = await attempt(withAuthorization(request, sent), isRefusal);
+    if ("value" in first) return first.value;
+    await this.#auth.answer({ action, challenges: first.challenges, sent, signal });
     const authorization = await this.#auth.authorizationFor(url, action, signal);
-    const second = await ask(withAuthorization(request, authorization));
-    if (second.status !== 401) return second;
-    throw await httpFailure(second, `${method} with authorization`);
+    const second = await attempt(withAuthorization(request, authorization), () => false);
+    if ("value" in second) return second.value;
+    throw new NydusError("EFAULT", "Cannot ask the registry: no answer was read");
   }
+}
+
+/** What came of a request: what was read, or that the registry wants authorization. */
+type Outcome<T> = { readonly value: T } | { readonly challenges: readonly string[] };
+
+/** Asks once. @param isRefusal whether an answer is to be left unread, and authorization to be got */
+type Attempt<T> = (request: HttpRequest, isRefusal: (response: HttpResponse) => boolean) => Promise<Outcome<T>>;
+
+function done<T>(value: T): Outcome<T> {
+  return { value };
+}
+
+function refusal(response: HttpResponse): Outcome<never> {
+  return { challenges: response.headers("www-authenticate") };
 }
 
 function withAuthorization(request: HttpRequest, authorization: string | undefined): HttpRequest {
