@@ -103,8 +103,8 @@ function growBlocks(size: usize, bytes: usize): bool {
 }
 
 /**
- * Claims memory that outlives calls, for one open stream. Only in a call without list arguments, or after endCall() in
- * one that gives no bytes back: these would lie where the claim must go.
+ * Claims memory that outlives calls, for one open stream. Only in a call without list arguments, or after endCall(), and
+ * to be written in later calls only: this one's bytes may lie where the claim goes, and the host has not lifted them.
  * @returns 0 when the claims are at their limit, in bytes or in number
  */
 export function claim(size: usize): usize {

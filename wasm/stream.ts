@@ -59,7 +59,7 @@ export function streamOpen(format: u32, windowLimit: u32): i32 {
   return handle;
 }
 
-/** Claims the ring that a zstd stream wants. It gave nothing: the call's memory ends here, the claim may lie there. */
+/** Claims the ring that a zstd stream wants, maybe where this push's output lies: nothing writes there before the next. */
 function giveRing(state: usize): i32 {
   const earlier = zstdStreamRing(state);
   if (earlier != 0) release(earlier);
@@ -88,8 +88,8 @@ function pushInflate(state: usize, src: usize, srcSize: usize, dst: usize, limit
 }
 
 /**
- * Decodes at most `limit` bytes to `dst` (SLACK behind them are writable). When it gives nothing, the call's memory may
- * be claimed: neither `src` nor `dst` is there after it.
+ * Decodes at most `limit` bytes to `dst` (SLACK behind them are writable). It may end the call: only reading `dst` is
+ * possible after it.
  * @returns OK with {@link pushedBytes}, {@link consumedBytes} and {@link atBoundary} set, or a fault
  */
 export function streamPush(handle: u32, src: usize, srcSize: usize, dst: usize, limit: usize): i32 {

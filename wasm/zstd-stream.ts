@@ -74,8 +74,6 @@ let input: usize = 0;
 let inputEnd: usize = 0;
 let output: usize = 0;
 let outputEnd: usize = 0;
-/** Where that output began. */
-let outputStart: usize = 0;
 
 /** Bytes of a stream's state; its ring comes later. */
 export function zstdStreamBytes(): usize {
@@ -141,11 +139,9 @@ function stepFrame(state: usize): i32 {
   if (window > load<u32>(state + WINDOW_LIMIT)) return WINDOW_FAULT;
   const ringBytes = window + BLOCK_LIMIT + 2 * <u32>SLACK;
   if (ringBytes > load<u32>(state + RING_BYTES)) {
-    // The ring is claimed when this push has ended, and only if it gives nothing: the header waits for such a push.
-    if (output != outputStart) return MORE;
     store<u32>(state + RING_WANTED, ringBytes);
     take(state, bytes);
-    return enter(state, RING);
+    return enter(state, RING); // it is claimed when this push has ended
   }
   take(state, bytes);
   beginContent(state);
@@ -249,14 +245,13 @@ function step(state: usize): i32 {
 
 /**
  * Decodes at most `limit` bytes to `dst` (SLACK behind them is writable). When {@link zstdStreamWants} is not 0 after it,
- * it gave nothing, and the next one needs {@link zstdStreamGive} before.
+ * the next one needs {@link zstdStreamGive} before.
  * @returns OK or a fault, which stays
  */
 export function zstdStreamPush(state: usize, src: usize, size: usize, dst: usize, limit: usize): i32 {
   input = src;
   inputEnd = src + size;
   output = dst;
-  outputStart = dst;
   outputEnd = dst + limit;
   let status = <i32>load<u32>(state + FAULT);
   while (status == OK && flush(state)) status = step(state);

@@ -165,6 +165,20 @@ describe("a zstd stream", () => {
     expect([at, given]).toEqual([input.length, 1000]);
   });
 
+  test("has its checksum compared, wherever blocks end", () => {
+    for (let i = 0; i < 300; i++) {
+      const parts = Array.from({ length: random.between(1, 20) }, () =>
+        random.bytes(random.below(random.pick([9, 70]))),
+      );
+      const wanted = concat(...parts);
+      const blocks = parts.map((part, k) => block("raw", part, { last: k === parts.length - 1 }));
+      const checksum = littleEndian(kernels.xxh64(wanted), 4);
+      const input = concat(frameHeader({ checksum: true }), ...blocks, checksum);
+      expectSame(decode(input).output, wanted);
+      expectSame(new Uint8Array(Bun.zstdDecompressSync(input)), wanted);
+    }
+  });
+
   test("has a fault once and for all", () => {
     const input = compress(dataOf(random, 2000));
     const at = input.length - 1;
@@ -283,11 +297,26 @@ describe("streams side by side", () => {
     for (let i = 0; i < 4; i++) round();
     expect(memoryBytes()).toBeLessThan(140 << 20);
     for (const handle of open) codec.streamClose(handle);
-    // All of it is one piece again: a window of 128 MiB fits below the claims' limit, and large calls after it.
-    const handle = codec.streamOpen("zstd", WINDOW_LIMIT);
-    const header = concat(frameHeader({ windowByte: 17 << 3 }), empty);
-    for (let at = 0; at < header.length; ) at += codec.streamPush(handle, header.subarray(at), 1000).consumed;
-    codec.streamClose(handle);
+    // All of it is one piece again: windows of 128 and 56 MiB fit together below the claims' limit of 192.
+    for (const windowByte of [17 << 3, (15 << 3) | 6]) {
+      const handle = codec.streamOpen("zstd", WINDOW_LIMIT);
+      const header = concat(frameHeader({ windowByte }), empty);
+      for (let at = 0; at < header.length; ) at += codec.streamPush(handle, header.subarray(at), 1000).consumed;
+    }
+  });
+
+  test("a small stream takes no more of a large one's place than it needs", () => {
+    const open = (windowByte: number): StreamDecoder => {
+      const decoder = kernels.openDecoder("zstd", WINDOW_LIMIT);
+      pushAll(decoder, frameHeader({ windowByte }), ALL);
+      return decoder;
+    };
+    const large = (16 << 3) | 4; // 96 MiB
+    const first = open(large);
+    using _above = open(0);
+    first.close();
+    using _small = open(0);
+    using _second = open(large);
   });
 
   test("two windows of 128 MiB are too many: the second stream is EBUSY for good, the first goes on", () => {
