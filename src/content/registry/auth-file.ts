@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
-import { asNydusError, inPlace, NydusError } from "../../base/errors.ts";
-import { type JsonObject, JsonReader } from "../../format/oci/json.ts";
+import { asNydusError, NydusError } from "../../base/errors.ts";
+import type { JsonObject } from "../../format/oci/json.ts";
 import {
   type Credential,
   type CredentialScope,
@@ -27,8 +27,21 @@ export async function readAuthFile(path: string): Promise<AuthFile | undefined> 
     if (failure.code === "ENOENT") return undefined;
     throw failure;
   }
-  if (new TextDecoder().decode(bytes).trim() === "") return { path, document: {} };
-  return { path, document: inPlace({ path }, () => new JsonReader("credentials file").parse(bytes)) };
+  const text = new TextDecoder().decode(bytes);
+  const document = text.trim() === "" ? {} : parsed(text);
+  if (typeof document === "object" && document !== null && !Array.isArray(document)) {
+    return { path, document: document as JsonObject };
+  }
+  throw new NydusError("EUCLEAN", "Cannot read credentials: the file is no JSON object", { path });
+}
+
+/** Undefined when it is no JSON; the error would quote it. */
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
 
 /** The helper that a file names for a registry: its own before the one for all. @throws EUCLEAN a name that is none */

@@ -59,13 +59,15 @@ export class CredentialHelper {
       const child = spawn(this.#program, [action], { env: { ...this.#env }, stdio: ["pipe", "pipe", "ignore"] });
       const pieces: Buffer[] = [];
       let total = 0;
-      const timer = setTimeout(() => {
+      const stop = (code: "ETIMEDOUT" | "EUCLEAN", why: string): void => {
         child.kill("SIGKILL");
-        reject(new NydusError("ETIMEDOUT", `Cannot ${action} credentials: ${this.#program} does not end`));
-      }, this.#timeoutMs);
+        child.stdout.destroy(); // its own children may hold the other end
+        reject(new NydusError(code, `Cannot ${action} credentials: ${this.#program} ${why}`));
+      };
+      const timer = setTimeout(() => stop("ETIMEDOUT", "does not end"), this.#timeoutMs);
       child.stdout.on("data", (piece: Buffer) => {
         total += piece.length;
-        if (total > MAX_OUTPUT_BYTES) child.kill("SIGKILL");
+        if (total > MAX_OUTPUT_BYTES) stop("EUCLEAN", "says too much");
         else pieces.push(piece);
       });
       child.on("error", (cause) => {
