@@ -39,6 +39,8 @@ export interface FakeRegistry extends AsyncDisposable {
   /** By tag and by digest. */
   readonly manifests: Map<string, { readonly mediaType: string; readonly bytes: Buffer }>;
   readonly requests: FakeRequest[];
+  /** Bytes that the connections which are closed again have taken. */
+  sentBytes(): Promise<number>;
   readonly rules: FakeRule[];
 }
 
@@ -65,10 +67,14 @@ export async function startFakeRegistry(tls?: { readonly key: string; readonly c
   const requests: FakeRequest[] = [];
   const rules: FakeRule[] = [];
   const sockets = new Set<Socket>();
+  let sent = 0;
   const behave = wellBehaved(blobs, manifests);
   const onConnection = (socket: Socket): void => {
     sockets.add(socket);
-    socket.on("close", () => sockets.delete(socket));
+    socket.on("close", () => {
+      sent += socket.bytesWritten - socket.writableLength;
+      sockets.delete(socket);
+    });
     socket.on("error", () => undefined);
     readRequests(socket, (request) => {
       requests.push(request);
@@ -90,7 +96,11 @@ export async function startFakeRegistry(tls?: { readonly key: string; readonly c
     for (const socket of sockets) socket.destroy();
     await new Promise((resolve) => server.close(resolve));
   };
-  return { host, port, origin, blobs, manifests, requests, rules, [Symbol.asyncDispose]: dispose };
+  const sentBytes = async (): Promise<number> => {
+    while (sockets.size > 0) await new Promise((resolve) => setTimeout(resolve, 5));
+    return sent;
+  };
+  return { host, port, sentBytes, origin, blobs, manifests, requests, rules, [Symbol.asyncDispose]: dispose };
 }
 
 function readRequests(socket: Socket, answer: (request: FakeRequest) => FakeAnswer): void {

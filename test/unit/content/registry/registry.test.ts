@@ -69,6 +69,9 @@ imageStoreSuite("docker://", async () => {
   };
 });
 
+/** The Content-Range of what these tests ask for. */
+const ASKED = { "content-range": "bytes 1000-2999/100000" };
+
 const isRanged: (rule: FakeRule) => FakeRule = (rule) => (request) =>
   request.headers["range"] === undefined ? undefined : rule(request);
 
@@ -97,6 +100,7 @@ describe("a ranged read", () => {
     ["resets the connection mid-body once", times(1, part({ cutAt: 700, end: "reset" }))],
     ["closes the connection mid-body once", times(1, part({ cutAt: 700, end: "close" }))],
     ["sends nothing and closes once", times(1, part({ cutAt: 0, end: "close" }))],
+    ["says no Content-Type and identity", part({ headers: { ...ASKED, "content-encoding": "identity" } })],
     ["does not know the whole size", part({ headers: { "content-range": "bytes 1000-2999/*" } })],
   ])("from a registry that %s gives the bytes", async (_what, rule) => {
     await using made = await makeBlob();
@@ -110,6 +114,22 @@ describe("a ranged read", () => {
     ["says another size of the whole", part({ headers: { "content-range": "bytes 1000-2999/100001" } }), "EUCLEAN"],
     ["says no range", part({ headers: {} }), "EUCLEAN"],
     ["sends parts", part({ headers: { "content-type": "multipart/byteranges; boundary=x" } }), "EUCLEAN"],
+    [
+      "sends parts with a range beside",
+      part({ headers: { ...ASKED, "content-type": "multipart/byteranges" } }),
+      "EUCLEAN",
+    ],
+    ["sends gzip", part({ headers: { ...ASKED, "content-encoding": "gzip" } }), "EUCLEAN"],
+    [
+      "sends gzip of the whole",
+      isRanged(() => ({ status: 200, headers: { "content-encoding": "gzip" }, body: CONTENT })),
+      "EUCLEAN",
+    ],
+    ["sends a range in other units", part({ headers: { "content-range": "items 1000-2999/100000" } }), "EUCLEAN"],
+    ["says a length that is none", part({ headers: { ...ASKED, "content-length": "2000, 2000" } }), "EIO"],
+    ["says another length than it sends", part({ headers: { ...ASKED, "content-length": "1999" } }), "EUCLEAN"],
+    ["answers 204", isRanged(() => ({ status: 204, headers: { "content-length": "" } })), "EIO"],
+    ["answers 201", isRanged(() => ({ status: 201, body: wanted })), "EIO"],
     ["sends fewer bytes", part({ body: wanted.subarray(0, 900) }), "EUCLEAN"],
     ["sends more bytes", part({ body: CONTENT.subarray(1000, 3001) }), "EUCLEAN"],
     ["has another blob", isRanged(() => ({ status: 200, body: CONTENT.subarray(1) })), "EUCLEAN"],
@@ -167,6 +187,23 @@ describe("a ranged read", () => {
     expect((await failureOf(made.blob.readAt({ start: (8 << 20) + 1, end: 9 << 20 }))).code).toBe("ENOTSUP");
   });
 
+  test("near the start of a huge blob of a registry that ignores ranges takes only what it needs", async () => {
+    const huge = Buffer.alloc(64 << 20, 5);
+    await using made = await makeBlob(huge);
+    made.fake.rules.push(isRanged(() => ({ status: 200, body: huge })));
+    const bytes = await made.blob.readAt({ start: 4 << 20, end: (4 << 20) + 4096 });
+    expect(bytes.every((byte) => byte === 5) && bytes.length === 4096).toBe(true);
+    // The connection is ended with most of the body unsent: what is taken does not grow with the blob.
+    expect(await made.fake.sentBytes()).toBeLessThan(40 << 20);
+  });
+
+  test("from a registry that sends a byte now and then ends at the reader's deadline", async () => {
+    await using made = await makeBlob();
+    made.fake.rules.push(part({ headers: ASKED, dripMs: 5 }));
+    const reading = made.blob.readAt(range, { signal: AbortSignal.timeout(100) });
+    expect(["ETIMEDOUT", "ECANCELED"]).toContain((await failureOf(reading)).code);
+  });
+
   test("that is aborted ends at once, though the registry never answers", async () => {
     await using made = await makeBlob();
     made.fake.rules.push(part({ cutAt: 10, end: "hang" }));
@@ -209,6 +246,31 @@ describe("redirects", () => {
     const error = await failureOf(made.blob.readAt({ start: 70, end: 80 }));
     expect(formatError(error)).not.toContain("secret");
     expect(formatError(error)).not.toContain(token);
+  });
+
+  test("are followed through five hosts, each a relative or a whole address, and asked anew when they expire", async () => {
+    await using made = await makeBlob();
+    await using other = await startFakeRegistry();
+    other.blobs.set(made.digest, CONTENT);
+    made.fake.rules.push(({ path }) => {
+      if (path.includes("/blobs/")) return { status: 307, headers: { location: "/one?x=canary" } };
+      if (path.startsWith("/one")) return { status: 302, headers: { location: `//${other.host}/two` } };
+      return { status: 308, headers: { location: `${other.origin}/four` } };
+    });
+    let signature = 0;
+    other.rules.push(({ path }) => {
+      if (path.startsWith("/two")) return { status: 301, headers: { location: `${made.fake.origin}/three` } };
+      if (path.startsWith("/four"))
+        return { status: 303, headers: { location: `v2/x/blobs/${made.digest}?sig=${++signature}` } };
+      return path.endsWith(`?sig=${signature}`) ? undefined : { status: 403, body: "<Error>expired</Error>" };
+    });
+    expect(Buffer.from(await made.blob.readAt(range)).equals(CONTENT.subarray(10, 20))).toBe(true);
+    const before = made.fake.requests.length;
+    await made.blob.readAt(range);
+    expect([made.fake.requests.length, signature]).toEqual([before, 1]);
+    signature = 2; // the first has had its time
+    expect(Buffer.from(await made.blob.readAt(range)).equals(CONTENT.subarray(10, 20))).toBe(true);
+    expect([made.fake.requests.length, signature]).toEqual([2 * before, 3]);
   });
 
   test("five are followed, six are not", async () => {
