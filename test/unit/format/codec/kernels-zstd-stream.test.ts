@@ -305,18 +305,35 @@ describe("streams side by side", () => {
     }
   });
 
+  /** A stream whose window of so many MiB is claimed. */
+  function openWithWindow(mib: number): StreamDecoder {
+    const exponent = 31 - Math.clz32(mib);
+    const decoder = kernels.openDecoder("zstd", WINDOW_LIMIT);
+    pushAll(
+      decoder,
+      frameHeader({ windowByte: ((exponent + 10) << 3) | ((mib - 2 ** exponent) / 2 ** (exponent - 3)) }),
+      ALL,
+    );
+    return decoder;
+  }
+
   test("a small stream takes no more of a large one's place than it needs", () => {
-    const open = (windowByte: number): StreamDecoder => {
-      const decoder = kernels.openDecoder("zstd", WINDOW_LIMIT);
-      pushAll(decoder, frameHeader({ windowByte }), ALL);
-      return decoder;
-    };
-    const large = (16 << 3) | 4; // 96 MiB
-    const first = open(large);
-    using _above = open(0);
+    const first = openWithWindow(104);
+    using _above = openWithWindow(8);
     first.close();
-    using _small = open(0);
-    using _second = open(large);
+    using _small = openWithWindow(8);
+    using _second = openWithWindow(88);
+  });
+
+  test.each([
+    [0, 1],
+    [1, 0],
+  ])("two that lay side by side leave one place, closed in the order %d, %d", (earlier, later) => {
+    const pair = [openWithWindow(48), openWithWindow(48)] as const;
+    using _above = openWithWindow(48);
+    pair[earlier]?.close();
+    pair[later]?.close();
+    using _second = openWithWindow(80);
   });
 
   test("two windows of 128 MiB are too many: the second stream is EBUSY for good, the first goes on", () => {
