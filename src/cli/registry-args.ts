@@ -5,7 +5,7 @@ import type { RegistryOptions } from "../content/registry/registry-options.ts";
 /** Flags of commands that may speak to a registry. */
 export const REGISTRY_ARGS = {
   "ca-file": { type: "string", valueHint: "FILE", description: "CA certificates (PEM) to trust besides the system's" },
-  "plain-http": { type: "boolean", description: "Speak plain HTTP with registries (this machine's need no flag)" },
+  "plain-http": { type: "boolean", description: "Speak plain HTTP (this machine's registries need no flag)" },
 } as const satisfies ArgsDef;
 
 /** What {@link REGISTRY_ARGS} give. */

@@ -1,6 +1,6 @@
 import { spawn, spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { type AddressInfo, createServer } from "node:net";
+import { type AddressInfo, connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -18,13 +18,25 @@ export interface DockerRegistry extends AsyncDisposable {
   readonly dir: string;
 }
 
+/** How the registry is guarded. */
+export interface DockerRegistryOptions {
+  /** Whom it lets in, by Basic. */
+  readonly user?: { readonly name: string; readonly password: string };
+  /** Key and certificate in PEM, to speak https. */
+  readonly tls?: { readonly key: string; readonly cert: string };
+}
+
 /** Starts the distribution project's registry on a free loopback port. */
-export async function startDockerRegistry(): Promise<DockerRegistry> {
+export async function startDockerRegistry(options: DockerRegistryOptions = {}): Promise<DockerRegistry> {
   const dir = mkdtempSync(join(tmpdir(), "nydus-docker-registry-"));
   const host = `127.0.0.1:${await freePort()}`;
   const config = join(dir, "config.yml");
   const storage = `storage: { filesystem: { rootdirectory: ${dir}/data }, delete: { enabled: true } }`;
-  writeFileSync(config, `version: 0.1\nlog: { level: error }\n${storage}\nhttp: { addr: "${host}" }\n`);
+  const more = guards(dir, options);
+  writeFileSync(
+    config,
+    `version: 0.1\nlog: { level: error }\n${storage}\nhttp: { addr: "${host}"${more.http} }\n${more.auth}`,
+  );
   const child = spawn(BINARY, ["serve", config], { stdio: "ignore" });
   const exited = new Promise<void>((resolve) => child.once("exit", () => resolve()));
   const dispose = async (): Promise<void> => {
@@ -33,12 +45,24 @@ export async function startDockerRegistry(): Promise<DockerRegistry> {
     rmSync(dir, { recursive: true, force: true });
   };
   try {
-    await untilAnswering(`http://${host}/v2/`);
+    await untilListening(host);
   } catch (error) {
     await dispose();
     throw error;
   }
   return { host, dir, [Symbol.asyncDispose]: dispose };
+}
+
+function guards(dir: string, { user, tls }: DockerRegistryOptions): { readonly http: string; readonly auth: string } {
+  const put = (name: string, text: string): string => {
+    writeFileSync(join(dir, name), text);
+    return join(dir, name);
+  };
+  const http =
+    tls === undefined ? "" : `, tls: { certificate: ${put("cert.pem", tls.cert)}, key: ${put("key.pem", tls.key)} }`;
+  if (user === undefined) return { http, auth: "" };
+  const hash = Bun.password.hashSync(user.password, { algorithm: "bcrypt", cost: 4 });
+  return { http, auth: `auth: { htpasswd: { realm: test, path: ${put("htpasswd", `${user.name}:${hash}\n`)} } }\n` };
 }
 
 async function freePort(): Promise<number> {
@@ -49,11 +73,17 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-async function untilAnswering(url: string): Promise<void> {
+async function untilListening(host: string): Promise<void> {
   for (let waited = 0; waited < START_MS; waited += 50) {
-    const answer = await fetch(url).catch(() => undefined);
-    if (answer?.ok) return;
+    if (await answers(Number(host.split(":")[1]))) return;
     await Bun.sleep(50);
   }
-  throw new Error(`the registry does not answer at ${url}`);
+  throw new Error(`the registry does not answer at ${host}`);
+}
+
+function answers(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, "127.0.0.1", () => resolve(true));
+    socket.on("connect", () => socket.destroy()).on("error", () => resolve(false));
+  });
 }

@@ -6,9 +6,9 @@ import type { RegistryAccess } from "./registry.ts";
 
 /** How registries are reached. */
 export interface RegistryOptions {
-  /** Certificates in PEM, trusted besides the system's. */
+  /** Certificates in PEM, trusted besides the system's. With them https is spoken on this machine, too. */
   readonly caFile?: string | undefined;
-  /** Whether registries that are not on this machine are spoken to without TLS; never unless given. */
+  /** Whether registries are spoken to without TLS; unless given only those on this machine, and only without `caFile`. */
   readonly plainHttp?: boolean | undefined;
   /** For credentials, proxies and certificates; the program's own unless given. */
   readonly env?: Env | undefined;
@@ -20,5 +20,6 @@ export interface RegistryOptions {
 export function openAccess(options: RegistryOptions = {}): RegistryAccess {
   const { env = process.env, caFile, plainHttp } = options;
   const http = new HttpClient({ env, caFile });
-  return { http, plainHttp, credentials: options.credentials ?? new CredentialFiles(env) };
+  const isPlain = plainHttp ?? (caFile === undefined ? undefined : false);
+  return { http, plainHttp: isPlain, credentials: options.credentials ?? new CredentialFiles(env) };
 }

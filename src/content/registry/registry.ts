@@ -32,15 +32,15 @@ export interface BlobRequest {
 export interface RegistryAccess {
   readonly http: HttpClient;
   readonly credentials: CredentialSource;
-  /** Speaks plain HTTP with a registry that is not on this machine; false unless given. */
+  /** Whether plain HTTP is spoken; unless given, with registries on this machine only. */
   readonly plainHttp?: boolean | undefined;
   /** Milliseconds, for the life of tokens; the system's clock unless given. */
   readonly now?: (() => number) | undefined;
 }
 
-/** Where a registry's API is: by plain HTTP on this machine or on request, by https everywhere else. */
-export function apiUrl(registry: string, plainHttp = false): URL {
-  const scheme = plainHttp || isLoopback(registry) ? "http" : "https";
+/** Where a registry's API is. @param plainHttp as in {@link RegistryAccess} */
+export function apiUrl(registry: string, plainHttp = isLoopback(registry)): URL {
+  const scheme = plainHttp ? "http" : "https";
   return new URL(`${scheme}://${apiHost(registry)}/v2/`);
 }
 
