@@ -73,17 +73,12 @@ export class OurMounts implements AsyncDisposable {
       if (!isMounted(mountpoint)) continue;
       await runCommand([...this.#program, "umount", mountpoint]).catch(() => detach(mountpoint));
     }
-    const gone = (): boolean => this.pids.every((pid) => !isRunning(pid));
-    await waitUntil("the end of the mounts", gone, 1).catch(() => this.#stop());
-    await waitUntil("the end of the mounts", gone);
+    // The daemon would wait for mounts to come; one that has ended already cannot be stopped.
+    await runCommand([...this.#program, "daemon", "stop"]).catch(() => undefined);
+    await waitUntil("the end of the mounts", () => this.pids.every((pid) => !isRunning(pid)));
     this.#pids.clear();
     this.#mountpoints.clear();
     rmSync(this.#dir, { recursive: true, force: true });
-  }
-
-  /** A daemon may stay for mounts to come. */
-  #stop(): void {
-    for (const pid of this.pids) if (isRunning(pid)) process.kill(pid, "SIGTERM");
   }
 }
 
