@@ -27,8 +27,7 @@ class PoolThread {
   post(request: CodecRequest): void {
     // While calls are in hand the thread keeps the program alive, an idle one does not.
     if (this.calls.size === 1) this.#thread.worker.ref();
-    const { data } = request.job;
-    this.#thread.post(request, data instanceof Uint8Array ? [data.buffer as ArrayBuffer] : []);
+    this.#thread.post(request, buffersOf(request));
   }
 
   #settle(reply: CodecReply): void {
@@ -42,6 +41,12 @@ class PoolThread {
   close(): Promise<void> {
     return this.#thread.close();
   }
+}
+
+/** What is handed over with a request. */
+function buffersOf({ kind, job }: CodecRequest): ArrayBuffer[] {
+  const data = job.data instanceof Uint8Array ? [job.data.buffer as ArrayBuffer] : [];
+  return kind === "fill" ? [...data, job.units.buffer, job.chunks.buffer, job.digests.buffer] : data;
 }
 
 /** Starts threads as they are needed, at most as many as asked for; each call goes to the least busy one. */

@@ -1,7 +1,16 @@
 import { readSync, writevSync } from "node:fs";
 import { asNydusError, NydusError } from "../base/errors.ts";
-import type { Codecs } from "../format/codec/codecs.ts";
-import type { DecodeFailure, FileBytes, FillJob, FillUnit } from "./codec-pool.ts";
+import { type Codecs, DIGEST_BYTES } from "../format/codec/codecs.ts";
+import {
+  CHUNK_CHECK,
+  CHUNK_ROW,
+  COMPRESSOR_ORDER,
+  type DecodeFailure,
+  type DecodeUnit,
+  type FileBytes,
+  type FillJob,
+  UNIT_ROW,
+} from "./codec-pool.ts";
 import { decodeFailure, decodeUnit } from "./decode-unit.ts";
 
 /** Blocks of a device. */
@@ -14,15 +23,18 @@ const ZEROS = new Uint8Array(BLOCK_BYTES);
 
 /** Decodes and verifies units, then writes their chunks to the device: nothing is written before it is verified. */
 export function fillUnits(codecs: Codecs, job: FillJob): (DecodeFailure | undefined)[] {
-  const results: (DecodeFailure | undefined)[] = job.units.map(() => undefined);
+  const units = unitsOf(job);
+  const results: (DecodeFailure | undefined)[] = units.map(() => undefined);
   const data = job.data instanceof Uint8Array ? job.data : readFileBytes(job.data);
-  const writer = new DeviceWriter(job.deviceFd, (units, failure) => {
-    for (const u of units) results[u] = failure;
+  const writer = new DeviceWriter(job.deviceFd, (failed, failure) => {
+    for (const u of failed) results[u] = failure;
   });
-  for (const [u, unit] of job.units.entries()) {
+  for (const [u, unit] of units.entries()) {
     try {
       const plain = decodeUnit(codecs, job.digester, { data, unit });
-      addUnit(writer, u, { unit, plain });
+      for (const { deviceOffset, offsetInUnit, sizeBytes } of unit.chunks) {
+        writer.add(u, deviceOffset, plain.subarray(offsetInUnit, offsetInUnit + sizeBytes));
+      }
     } catch (error) {
       results[u] = decodeFailure(error);
     }
@@ -31,10 +43,39 @@ export function fillUnits(codecs: Codecs, job: FillJob): (DecodeFailure | undefi
   return results;
 }
 
-function addUnit(writer: DeviceWriter, u: number, { unit, plain }: { unit: FillUnit; plain: Uint8Array }): void {
-  for (const [i, { offsetInUnit, sizeBytes }] of unit.chunks.entries()) {
-    writer.add(u, unit.deviceOffsets[i] as number, plain.subarray(offsetInUnit, offsetInUnit + sizeBytes));
-  }
+/** A unit that is written to a device once it is decoded and verified. */
+interface FillUnit extends DecodeUnit {
+  readonly chunks: readonly (DecodeUnit["chunks"][number] & { readonly deviceOffset: number })[];
+}
+
+/** The rows of a job as units. */
+export function unitsOf({ units, chunks, digests }: FillJob): FillUnit[] {
+  let chunk = 0;
+  const chunkAt = (i: number): FillUnit["chunks"][number] => {
+    const row = chunks.subarray(i * CHUNK_ROW.length, (i + 1) * CHUNK_ROW.length);
+    const check = at(row, CHUNK_ROW.check);
+    return {
+      deviceOffset: at(row, CHUNK_ROW.deviceOffset),
+      offsetInUnit: at(row, CHUNK_ROW.offsetInUnit),
+      sizeBytes: at(row, CHUNK_ROW.sizeBytes),
+      digest: check === CHUNK_CHECK.digest ? digests.subarray(i * DIGEST_BYTES, (i + 1) * DIGEST_BYTES) : undefined,
+      crc32c: check >= 0 ? check : undefined,
+    };
+  };
+  return Array.from({ length: units.length / UNIT_ROW.length }, (_, u) => {
+    const row = units.subarray(u * UNIT_ROW.length, (u + 1) * UNIT_ROW.length);
+    return {
+      offset: at(row, UNIT_ROW.offset),
+      sizeBytes: at(row, UNIT_ROW.sizeBytes),
+      compressor: COMPRESSOR_ORDER[at(row, UNIT_ROW.compressor)] ?? "none",
+      unitBytes: at(row, UNIT_ROW.unitBytes),
+      chunks: Array.from({ length: at(row, UNIT_ROW.chunks) }, () => chunkAt(chunk++)),
+    };
+  });
+}
+
+function at(row: Float64Array, column: number): number {
+  return row[column] as number;
 }
 
 function readFileBytes({ fd, position, sizeBytes }: FileBytes): Uint8Array {

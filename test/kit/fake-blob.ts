@@ -6,7 +6,10 @@ import { asNydusError, NydusError } from "../../src/base/errors.ts";
 import type { ByteSource, ReadOptions } from "../../src/content/store/source.ts";
 import type { Compressor } from "../../src/format/codec/codecs.ts";
 import type { ChunkMap } from "../../src/format/rafs/chunk-map.ts";
-import type { CodecPool, DecodeFailure, DecodeUnit, FileBytes, FillJob, FillUnit } from "../../src/os/codec-pool.ts";
+import type { CodecPool, DecodeFailure, DecodeUnit, FileBytes, FillJob } from "../../src/os/codec-pool.ts";
+import { unitsOf } from "../../src/os/fill-units.ts";
+
+type FillUnit = ReturnType<typeof unitsOf>[number];
 
 /** Random numbers from a seed (mulberry32). */
 export function randomOf(seed: number): (below: number) => number {
@@ -167,25 +170,25 @@ export function inlinePool(threads = 2): CodecPool & { fills: FillJob[] } {
     decode: () => Promise.reject(new Error("not in this pool")),
     fill: async (job) => {
       const { data } = job;
+      const units = unitsOf(job);
       const here =
         data instanceof Uint8Array ? structuredClone(data, { transfer: [data.buffer as ArrayBuffer] }) : data;
       fills.push(job);
       await Promise.resolve();
-      return job.units.map((unit) => fillInline(here, job, unit));
+      return units.map((unit) => fillInline(here, job.deviceFd, unit));
     },
     encode: () => Promise.reject(new Error("not in this pool")),
     [Symbol.asyncDispose]: async () => undefined,
   };
 }
 
-function fillInline(data: Uint8Array | FileBytes, job: FillJob, unit: FillUnit): DecodeFailure | undefined {
+function fillInline(data: Uint8Array | FileBytes, deviceFd: number, unit: FillUnit): DecodeFailure | undefined {
   const plain = decodeInline(data instanceof Uint8Array ? data : readFile(data), unit);
   if (!(plain instanceof Uint8Array)) return plain;
   try {
-    for (const [i, { offsetInUnit, sizeBytes }] of unit.chunks.entries()) {
-      const start = unit.deviceOffsets[i] as number;
+    for (const { deviceOffset, offsetInUnit, sizeBytes } of unit.chunks) {
       for (let at = 0; at < sizeBytes; ) {
-        at += writeSync(job.deviceFd, plain, offsetInUnit + at, sizeBytes - at, start + at);
+        at += writeSync(deviceFd, plain, offsetInUnit + at, sizeBytes - at, deviceOffset + at);
       }
     }
   } catch (error) {

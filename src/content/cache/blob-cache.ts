@@ -11,9 +11,10 @@ import type { ByteSource, ReadPurpose } from "../store/source.ts";
 import { type CacheFiles, openCacheFiles } from "./cache-files.ts";
 import { type ChunkSpan, chunksOf, refuseGaps } from "./chunk-range.ts";
 import { FETCH_LIMITS, planFetches } from "./fetch-plan.ts";
-import { FetchQueue } from "./fetch-queue.ts";
+import { type FetchLane, FetchQueue } from "./fetch-queue.ts";
 import { blobPlace, Filler } from "./filler.ts";
 import { Flight, type FlightResult } from "./flight.ts";
+import { ReadAhead } from "./read-ahead.ts";
 import { ReadyMap } from "./ready-map.ts";
 
 /** What {@link BlobCache.open} needs. */
@@ -65,6 +66,7 @@ export class BlobCache implements AsyncDisposable {
   readonly #map: ReadyMap;
   readonly #filler: Filler;
   readonly #queue = new FetchQueue();
+  readonly #ahead = new ReadAhead();
   /** By chunk position: the flight that is to bring it. */
   readonly #inFlight = new Map<number, Flight>();
   readonly #flights = new Set<Flight>();
@@ -201,21 +203,43 @@ export class BlobCache implements AsyncDisposable {
       else flights.add(flight);
     }
     if (why === "demand") for (const flight of flights) this.#queue.promote(flight);
-    const mayAdd = (i: number): boolean => !this.#map.isReady(i) && !this.#inFlight.has(i) && this.#isVerifiable(i);
-    const amplifyBytes = why === "demand" ? FETCH_LIMITS.amplifyBytes : 0;
-    for (const plan of planFetches({ chunks: this.chunks, wanted, mayAdd, amplifyBytes })) {
+    for (const flight of this.#launch(wanted, why)) flights.add(flight);
+    if (why === "demand") this.#readAhead(missing);
+    return flights;
+  }
+
+  #launch(wanted: readonly number[], lane: FetchLane): Flight[] {
+    const unitBytes = lane === "ahead" ? FETCH_LIMITS.aheadUnitBytes : FETCH_LIMITS.unitBytes;
+    const plans = planFetches({ chunks: this.chunks, wanted, mayAdd: (i) => this.#isWorthFetching(i), unitBytes });
+    return plans.map((plan) => {
       const flight = new Flight(
         plan,
-        why,
+        lane,
         (own) => this.#fly(own),
         (own) => this.#forget(own),
       );
       for (const chunk of flight.chunks) this.#inFlight.set(chunk, flight);
       this.#flights.add(flight);
-      flights.add(flight);
       this.#queue.add(flight);
+      return flight;
+    });
+  }
+
+  #isWorthFetching(chunk: number): boolean {
+    return !this.#map.isReady(chunk) && !this.#inFlight.has(chunk) && this.#isVerifiable(chunk);
+  }
+
+  /** Brings what a reader is likely to ask for next; nobody waits for it, nobody hears of failures. */
+  #readAhead(missing: readonly number[]): void {
+    const [first, last] = [missing[0], missing.at(-1)];
+    if (first === undefined || last === undefined) return;
+    const end = this.chunks.deviceOffset(last) + this.chunks.sizeBytes(last);
+    const range = this.#ahead.behind({ start: this.chunks.deviceOffset(first), end });
+    const wanted: number[] = [];
+    for (let i = last + 1; i < this.chunks.count && this.chunks.deviceOffset(i) < range.end; i++) {
+      if (this.#isWorthFetching(i)) wanted.push(i);
     }
-    return flights;
+    this.#launch(wanted, "ahead");
   }
 
   #forget(flight: Flight): void {
@@ -257,7 +281,7 @@ export class BlobCache implements AsyncDisposable {
 
   #onFetched(flight: Flight, bytes: number): void {
     this.#stats.requests++;
-    this.#stats[flight.why === "demand" ? "demandBytes" : "prefetchBytes"] += bytes;
+    this.#stats[flight.lane === "prefetch" ? "prefetchBytes" : "demandBytes"] += bytes;
   }
 
   /** Chunks are verified and written: says that they are ready. */

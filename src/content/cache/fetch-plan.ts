@@ -10,8 +10,8 @@ export const FETCH_LIMITS = {
   unitBytes: 8 << 20,
   /** Largest gap between two wanted units that is fetched along with them. */
   gapBytes: 64 << 10,
-  /** A reader's miss is extended to so much of what follows. */
-  amplifyBytes: 1 << 20,
+  /** The same for what is read ahead: who comes for a part of it waits for no more than that. */
+  aheadUnitBytes: 2 << 20,
 } as const;
 
 /** Bytes of the blob that decompress to one or more chunks. */
@@ -39,32 +39,24 @@ export interface PlanInput {
   readonly wanted: readonly number[];
   /** Whether a chunk beside the wanted ones may be fetched along: missing, verifiable, not under way. */
   readonly mayAdd: (chunk: number) => boolean;
-  /** {@link FETCH_LIMITS}.amplifyBytes, or 0. */
-  readonly amplifyBytes: number;
+  /** Most that one fetch decompresses to; {@link FETCH_LIMITS}.unitBytes unless given. */
+  readonly unitBytes?: number;
 }
 
-/** The fetches that bring all wanted chunks, with what lies in the same units and, amplified, what follows. */
+/** The fetches that bring all wanted chunks, with what lies in the same units. */
 export function planFetches(input: PlanInput): PlannedFetch[] {
-  const { chunks, wanted } = input;
+  const { chunks, unitBytes = FETCH_LIMITS.unitBytes } = input;
   const units = new Map<string, PlannedUnit>();
-  let blobBytes = 0;
-  const add = (i: number): void => {
+  for (const i of withCompanions(input)) {
     const key = `${chunks.blobOffset(i)}:${chunks.blobSizeBytes(i)}:${chunks.unitBytes(i)}:${chunks.compressor(i)}`;
     const unit = units.get(key);
-    if (unit !== undefined) {
-      unit.chunks.push(i);
-      return;
-    }
-    units.set(key, newUnit(chunks, i));
-    blobBytes += chunks.blobSizeBytes(i);
-  };
-  const all = withCompanions(input);
-  for (const i of all) add(i);
-  const last = all.at(-1);
-  if (wanted.length > 0 && last !== undefined) {
-    for (let i = last + 1; blobBytes < input.amplifyBytes && follows(input, i); i++) add(i);
+    if (unit === undefined) units.set(key, newUnit(chunks, i));
+    else unit.chunks.push(i);
   }
-  return merge([...units.values()].sort((a, b) => a.blobOffset - b.blobOffset));
+  return merge(
+    [...units.values()].sort((a, b) => a.blobOffset - b.blobOffset),
+    unitBytes,
+  );
 }
 
 function newUnit(chunks: ChunkMap, i: number): PlannedUnit {
@@ -91,14 +83,7 @@ function withCompanions({ chunks, wanted, mayAdd }: PlanInput): number[] {
   return [...all].sort((a, b) => a - b);
 }
 
-/** Whether chunk `i` can be fetched in one go with the one before. */
-function follows({ chunks, mayAdd }: PlanInput, i: number): boolean {
-  if (i >= chunks.count || !mayAdd(i)) return false;
-  const gap = chunks.blobOffset(i) - (chunks.blobOffset(i - 1) + chunks.blobSizeBytes(i - 1));
-  return chunks.blobOffset(i) === chunks.blobOffset(i - 1) || (gap >= 0 && gap <= FETCH_LIMITS.gapBytes);
-}
-
-function merge(units: readonly PlannedUnit[]): PlannedFetch[] {
+function merge(units: readonly PlannedUnit[], unitBytes: number): PlannedFetch[] {
   const fetches: { start: number; end: number; unitBytes: number; units: PlannedUnit[] }[] = [];
   for (const unit of units) {
     const open = fetches.at(-1);
@@ -107,7 +92,7 @@ function merge(units: readonly PlannedUnit[]): PlannedFetch[] {
       open !== undefined &&
       unit.blobOffset - open.end <= FETCH_LIMITS.gapBytes &&
       end - open.start <= FETCH_LIMITS.blobBytes &&
-      open.unitBytes + unit.unitBytes <= FETCH_LIMITS.unitBytes;
+      open.unitBytes + unit.unitBytes <= unitBytes;
     if (joins) {
       open.units.push(unit);
       open.end = Math.max(open.end, end);

@@ -1,51 +1,61 @@
-import type { ReadPurpose } from "../store/source.ts";
+/** For whom a fetch is: a reader that waits, a reader that may come there next, or nobody yet. */
+export type FetchLane = "demand" | "ahead" | "prefetch";
 
 /** Work of a {@link FetchQueue}; its `run` must not throw. */
 export interface QueuedFetch {
-  why: ReadPurpose;
+  lane: FetchLane;
   run(): Promise<void>;
 }
 
-/** Fetches under way at once, and how many of them may be prefetches: room is left for a reader that comes. */
-export const QUEUE_LIMITS = { total: 8, prefetch: 4 } as const;
+/** Fetches under way at once. */
+export const QUEUE_LIMITS = {
+  total: 8,
+  /** That no reader waits for: room is left for one that comes. */
+  background: 4,
+  /** Prefetches while something is fetched for readers. */
+  prefetchBesideReaders: 1,
+} as const;
 
-/** Runs fetches, a reader's before a prefetch, at most so many at once. */
+/** Runs fetches, a reader's before what is read ahead, and that before a prefetch; at most so many at once. */
 export class FetchQueue {
-  readonly #waiting: Record<ReadPurpose, QueuedFetch[]> = { demand: [], prefetch: [] };
-  #running = 0;
-  #prefetching = 0;
+  readonly #waiting: Record<FetchLane, QueuedFetch[]> = { demand: [], ahead: [], prefetch: [] };
+  readonly #running: Record<FetchLane, number> = { demand: 0, ahead: 0, prefetch: 0 };
 
   add(fetch: QueuedFetch): void {
-    this.#waiting[fetch.why].push(fetch);
+    this.#waiting[fetch.lane].push(fetch);
     this.#pump();
   }
 
-  /** Makes a waiting prefetch a reader's: one waits for it now. */
+  /** Puts a fetch that waits where a reader's are: one waits for it now. */
   promote(fetch: QueuedFetch): void {
-    const at = this.#waiting.prefetch.indexOf(fetch);
-    if (at < 0) return;
-    this.#waiting.prefetch.splice(at, 1);
-    fetch.why = "demand";
+    const waiting = this.#waiting[fetch.lane];
+    const at = waiting.indexOf(fetch);
+    if (fetch.lane === "demand" || at < 0) return;
+    waiting.splice(at, 1);
+    fetch.lane = "demand";
     this.add(fetch);
   }
 
   #pump(): void {
-    while (this.#running < QUEUE_LIMITS.total) {
-      const fetch =
-        this.#waiting.demand.shift() ??
-        (this.#prefetching < QUEUE_LIMITS.prefetch ? this.#waiting.prefetch.shift() : undefined);
-      if (fetch === undefined) return;
-      void this.#run(fetch);
-    }
+    for (let fetch = this.#next(); fetch !== undefined; fetch = this.#next()) void this.#run(fetch);
+  }
+
+  #next(): QueuedFetch | undefined {
+    const { demand, ahead, prefetch } = this.#running;
+    if (demand + ahead + prefetch >= QUEUE_LIMITS.total) return undefined;
+    const first = this.#waiting.demand.shift();
+    if (first !== undefined || ahead + prefetch >= QUEUE_LIMITS.background) return first;
+    const second = this.#waiting.ahead.shift();
+    const isBusy = demand + ahead > 0;
+    if (second !== undefined || (isBusy && prefetch >= QUEUE_LIMITS.prefetchBesideReaders)) return second;
+    return this.#waiting.prefetch.shift();
   }
 
   async #run(fetch: QueuedFetch): Promise<void> {
-    const isPrefetch = fetch.why === "prefetch";
-    this.#running++;
-    if (isPrefetch) this.#prefetching++;
+    const { lane } = fetch; // it may be promoted while it runs
+    this.#running[lane]++;
     await fetch.run();
-    this.#running--;
-    if (isPrefetch) this.#prefetching--;
+    this.#running[lane]--;
     this.#pump();
   }
 }

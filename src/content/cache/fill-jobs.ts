@@ -1,6 +1,14 @@
 import type { ByteRange } from "../../base/bytes.ts";
+import { DIGEST_BYTES } from "../../format/codec/codecs.ts";
 import type { ChunkMap } from "../../format/rafs/chunk-map.ts";
-import type { FileBytes, FillJob, FillUnit } from "../../os/codec-pool.ts";
+import {
+  CHUNK_CHECK,
+  CHUNK_ROW,
+  COMPRESSOR_ORDER,
+  type FileBytes,
+  type FillJob,
+  UNIT_ROW,
+} from "../../os/codec-pool.ts";
 import type { PlannedFetch, PlannedUnit } from "./fetch-plan.ts";
 
 /** A job is worth a thread of its own from so many decompressed bytes on. */
@@ -37,7 +45,7 @@ export function planJobs(target: JobTarget, fetch: PlannedFetch, data: FetchedBy
     const job = {
       data: partOf(data, range, groups.length === 1),
       digester: chunks.digester,
-      units: units.map((unit) => fillUnitOf(chunks, unit, start)),
+      ...rowsOf(chunks, units, start),
       deviceFd,
     };
     return { job, units };
@@ -67,19 +75,27 @@ function partOf(data: FetchedBytes, { start, end }: ByteRange, isOnlyPart: boole
   return isOnlyPart && isWhole ? data : data.slice(start, end);
 }
 
-function fillUnitOf(chunks: ChunkMap, unit: PlannedUnit, start: number): FillUnit {
-  return {
-    offset: unit.blobOffset - start,
-    sizeBytes: unit.blobSizeBytes,
-    compressor: unit.compressor,
-    unitBytes: unit.unitBytes,
-    chunks: unit.chunks.map((i) => ({
-      offsetInUnit: chunks.offsetInUnit(i),
-      sizeBytes: chunks.sizeBytes(i),
-      // a copy: a view of the mapped bootstrap would be cloned to the thread with all of its buffer
-      digest: chunks.digest(i)?.slice(),
-      crc32c: chunks.crc32c(i),
-    })),
-    deviceOffsets: unit.chunks.map((i) => chunks.deviceOffset(i)),
-  };
+function rowsOf(
+  chunks: ChunkMap,
+  units: readonly PlannedUnit[],
+  start: number,
+): Pick<FillJob, "units" | "chunks" | "digests"> {
+  const total = units.reduce((sum, unit) => sum + unit.chunks.length, 0);
+  const unitRows = new Float64Array(units.length * UNIT_ROW.length);
+  const chunkRows = new Float64Array(total * CHUNK_ROW.length);
+  const digests = new Uint8Array(total * DIGEST_BYTES);
+  let row = 0;
+  for (const [u, unit] of units.entries()) {
+    const { blobOffset, blobSizeBytes, compressor, unitBytes } = unit;
+    const number = COMPRESSOR_ORDER.indexOf(compressor);
+    unitRows.set([blobOffset - start, blobSizeBytes, number, unitBytes, unit.chunks.length], u * UNIT_ROW.length);
+    for (const i of unit.chunks) {
+      const digest = chunks.digest(i);
+      if (digest !== undefined) digests.set(digest, row * DIGEST_BYTES);
+      const check = digest !== undefined ? CHUNK_CHECK.digest : (chunks.crc32c(i) ?? CHUNK_CHECK.nothing);
+      const values = [chunks.deviceOffset(i), chunks.offsetInUnit(i), chunks.sizeBytes(i), check];
+      chunkRows.set(values, row++ * CHUNK_ROW.length);
+    }
+  }
+  return { units: unitRows, chunks: chunkRows, digests };
 }

@@ -47,9 +47,10 @@ export class Filler {
     const { readTimeoutMs, source, onFetched } = this.#options;
     const { range } = flight.plan;
     const length = range.end - range.start;
+    const why = flight.lane === "demand" ? "demand" : "prefetch";
     const place = { ...this.#options.place, offset: range.start, length };
     return await inPlace(place, async () => {
-      const read = (signal: AbortSignal): Promise<Uint8Array> => source.readAt(range, { signal, why: flight.why });
+      const read = (signal: AbortSignal): Promise<Uint8Array> => source.readAt(range, { signal, why });
       const reading = withDeadline(readTimeoutMs, "read blob", read, flight.signal);
       const data = await orAborted(reading, flight.signal);
       throwIfAborted(flight.signal);

@@ -1,21 +1,20 @@
 import { NydusError } from "../../base/errors.ts";
 import { orAborted } from "../store/abort.ts";
-import type { ReadPurpose } from "../store/source.ts";
 import type { PlannedFetch } from "./fetch-plan.ts";
-import type { QueuedFetch } from "./fetch-queue.ts";
+import type { FetchLane, QueuedFetch } from "./fetch-queue.ts";
 
 /** What became of a flight's chunks: those that failed, by position; the others are ready. */
 export type FlightResult = ReadonlyMap<number, NydusError>;
 
 /**
- * One fetch and those who wait for it. It goes on while anyone does: when the last one has gone away it is aborted,
- * and whoever comes later starts a new one.
+ * One fetch and those who wait for it. When the last one who waited has gone away it is aborted, and whoever comes later
+ * starts a new one.
  */
 export class Flight implements QueuedFetch {
   readonly plan: PlannedFetch;
   /** Positions of all its chunks. */
   readonly chunks: readonly number[];
-  why: ReadPurpose;
+  lane: FetchLane;
   /** Settles when all chunks have landed or failed; never rejects. */
   readonly landed: Promise<FlightResult>;
   readonly #abort = new AbortController();
@@ -25,19 +24,19 @@ export class Flight implements QueuedFetch {
   #waiters = 0;
 
   /**
-   * @param why the first one's reason
+   * @param lane for whom it is
    * @param work fetches, decodes and writes
    * @param onDeserted called when nobody waits any more, before the abort
    */
   constructor(
     plan: PlannedFetch,
-    why: ReadPurpose,
+    lane: FetchLane,
     work: (flight: Flight) => Promise<FlightResult>,
     onDeserted: (flight: Flight) => void,
   ) {
     this.plan = plan;
     this.chunks = plan.units.flatMap((unit) => unit.chunks);
-    this.why = why;
+    this.lane = lane;
     this.#work = work;
     this.#onDeserted = onDeserted;
     this.landed = new Promise((resolve) => {
