@@ -1,4 +1,6 @@
+import { scratch } from "../test/kit/cache-lab.ts";
 import { compareWithOverlayfs, overlayMissing } from "../test/kit/overlay-oracle.ts";
+import { cutPower, powerCutMissing } from "../test/kit/power-cut.ts";
 
 /** One long run; returns whether all was well. */
 interface Soak {
@@ -16,6 +18,11 @@ const SOAKS: Readonly<Record<string, Soak>> = {
     meaning: "merge COUNT (10000) generated layer stacks and compare them with the kernel's overlayfs",
     run: soakOverlay,
   },
+  "power-cut": {
+    usage: "power-cut [ROUNDS [FIRST_SEED]]",
+    meaning: "cut the power of a disk with a cache on it ROUNDS (200) times and compare all that the cache claims",
+    run: soakPowerCut,
+  },
 };
 
 async function soakOverlay(args: readonly string[]): Promise<boolean> {
@@ -32,6 +39,29 @@ async function soakOverlay(args: readonly string[]): Promise<boolean> {
     console.log(`${done + step} of ${count} stacks, ${differing} differences`);
   }
   return differing === 0;
+}
+
+/** Rounds between two lines of progress. */
+const POWER_CUT_STEP = 20;
+
+async function soakPowerCut(args: readonly string[]): Promise<boolean> {
+  const missing = powerCutMissing();
+  if (missing !== undefined) throw new Error(`no power can be cut here: ${missing}`);
+  const rounds = numberOf(args[0], 200);
+  const first = numberOf(args[1], 1);
+  let [claimed, untrue] = [0, 0];
+  for (let round = 0; round < rounds; round++) {
+    using temp = scratch();
+    const found = await cutPower({ dir: temp.dir, seed: first + round });
+    claimed += found.claimed;
+    untrue += found.untrue.length;
+    for (const chunk of found.untrue) console.log(`seed ${first + round}: chunk ${chunk} is not what it claims to be`);
+    const done = round + 1;
+    if (done % POWER_CUT_STEP === 0 || done === rounds) {
+      console.log(`${done} of ${rounds} power cuts, ${claimed} chunks claimed, ${untrue} of them untrue`);
+    }
+  }
+  return untrue === 0;
 }
 
 function numberOf(text: string | undefined, otherwise: number): number {
