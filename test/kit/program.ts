@@ -4,7 +4,8 @@ import { fileURLToPath } from "node:url";
 import { type CommandResult, run } from "./shell.ts";
 
 /** The executable that is tested: `scripts/build` makes it. */
-export const PROGRAM = join(dirname(fileURLToPath(import.meta.url)), "..", "..", "dist", "nydus");
+export const PROGRAM =
+  process.env["NYDUS_TEST_PROGRAM"] ?? join(dirname(fileURLToPath(import.meta.url)), "..", "..", "dist", "nydus");
 
 /** Whether it has been built; without it the tests that run it cannot pass and say so. */
 export const isBuilt = existsSync(PROGRAM);
