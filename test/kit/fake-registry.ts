@@ -26,6 +26,10 @@ export interface FakeAnswer {
   readonly dripMs?: number;
 }
 
+const PIECE_BYTES = 256 << 10;
+
+type OnSent = (bytes: number) => void;
+
 /** Looks at a request first; undefined leaves it to the next, and in the end to a well-behaved registry. */
 export type FakeRule = (request: FakeRequest) => FakeAnswer | undefined;
 
@@ -39,7 +43,7 @@ export interface FakeRegistry extends AsyncDisposable {
   /** By tag and by digest. */
   readonly manifests: Map<string, { readonly mediaType: string; readonly bytes: Buffer }>;
   readonly requests: FakeRequest[];
-  /** Bytes that the connections which are closed again have taken. */
+  /** Bytes of bodies that connections have taken, once all of them are closed. */
   sentBytes(): Promise<number>;
   readonly rules: FakeRule[];
 }
@@ -71,12 +75,12 @@ export async function startFakeRegistry(tls?: { readonly key: string; readonly c
   const behave = wellBehaved(blobs, manifests);
   const onConnection = (socket: Socket): void => {
     sockets.add(socket);
-    socket.on("close", () => {
-      sent += socket.bytesWritten - socket.writableLength;
-      sockets.delete(socket);
-    });
+    socket.on("close", () => sockets.delete(socket));
     socket.on("error", () => undefined);
-    readRequests(socket, (request) => {
+    const onSent = (bytes: number): void => {
+      sent += bytes;
+    };
+    readRequests(socket, onSent, (request) => {
       requests.push(request);
       for (const rule of rules) {
         const answer = rule(request);
@@ -103,13 +107,13 @@ export async function startFakeRegistry(tls?: { readonly key: string; readonly c
   return { host, port, sentBytes, origin, blobs, manifests, requests, rules, [Symbol.asyncDispose]: dispose };
 }
 
-function readRequests(socket: Socket, answer: (request: FakeRequest) => FakeAnswer): void {
+function readRequests(socket: Socket, onSent: OnSent, answer: (request: FakeRequest) => FakeAnswer): void {
   let pending = Buffer.alloc(0);
   socket.on("data", (piece: Buffer) => {
     pending = Buffer.concat([pending, piece]);
     for (let parsed = parseRequest(pending); parsed !== undefined; parsed = parseRequest(pending)) {
       pending = pending.subarray(parsed.length);
-      send(socket, parsed.request, answer(parsed.request));
+      send({ socket, onSent, request: parsed.request, answer: answer(parsed.request) });
     }
   });
 }
@@ -154,7 +158,14 @@ function dechunk(bytes: Buffer, start: number): Body | undefined {
   }
 }
 
-function send(socket: Socket, request: FakeRequest, answer: FakeAnswer): void {
+interface Sending {
+  readonly socket: Socket;
+  readonly onSent: OnSent;
+  readonly request: FakeRequest;
+  readonly answer: FakeAnswer;
+}
+
+function send({ socket, onSent, request, answer }: Sending): void {
   const body = Buffer.from(answer.body ?? "");
   const headers: Record<string, string> = { "content-length": String(body.length), ...answer.headers };
   const lines = Object.entries(headers).map(([name, value]) => (value === "" ? "" : `${name}: ${value}\r\n`));
@@ -165,13 +176,23 @@ function send(socket: Socket, request: FakeRequest, answer: FakeAnswer): void {
     return;
   }
   if (answer.cutAt === undefined && answer.end === undefined) {
-    socket.write(body);
+    sendPieces(socket, body, onSent);
     return;
   }
   socket.write(body.subarray(0, answer.cutAt ?? body.length), () => {
     // Time for the bytes to arrive: a reset takes with it what the other side has not read.
     if (answer.end === "reset") setTimeout(() => socket.resetAndDestroy(), 20);
     else if (answer.end !== "hang") socket.end();
+  });
+}
+
+/** Each piece when the connection has taken the one before. */
+function sendPieces(socket: Socket, body: Buffer, onSent: OnSent): void {
+  const piece = body.subarray(0, PIECE_BYTES);
+  socket.write(piece, (error) => {
+    if (error) return;
+    onSent(piece.length);
+    if (body.length > piece.length) sendPieces(socket, body.subarray(piece.length), onSent);
   });
 }
 

@@ -299,19 +299,21 @@ test("a 403 is EACCES in the registry's words, without another try", async () =>
   expect(made.fake.requests.length).toBe(1);
 });
 
-test("a 401 from behind a redirect to another host is not answered: nothing of ours goes there", async () => {
-  await using other = await startFakeRegistry();
-  await using made = await start({ credentials: heldCredential(USER) });
-  const challenge = `Bearer realm="${other.origin}/token",service="s"`;
-  other.rules.push(() => ({ status: 401, headers: { "www-authenticate": challenge } }));
-  made.fake.rules.unshift(({ path, headers }) =>
-    path.includes("/blobs/") && headers["authorization"] !== undefined
-      ? { status: 307, headers: { location: `${other.origin}/blob` } }
-      : undefined,
-  );
-  expect((await failureOf(made.read())).code).toBe("EACCES");
-  expect(other.requests.map(({ path, headers }) => [path, headers["authorization"]])).toEqual([["/blob", undefined]]);
-});
+test.each(["before", "after"])(
+  "a 401 from behind a redirect to another host is not answered, %s a token",
+  async (when) => {
+    await using other = await startFakeRegistry();
+    await using made = await start({ credentials: heldCredential(USER) });
+    if (when === "after") await made.read();
+    const before = made.fake.requests.length;
+    const challenge = `Bearer realm="${other.origin}/token",service="s", Basic realm="x"`;
+    other.rules.push(() => ({ status: 401, headers: { "www-authenticate": challenge } }));
+    made.fake.rules.unshift(() => ({ status: 307, headers: { location: `${other.origin}/blob` } }));
+    expect((await failureOf(made.read())).code).toBe("EACCES");
+    expect(other.requests.map(({ path, headers }) => [path, headers["authorization"]])).toEqual([["/blob", undefined]]);
+    expect(made.fake.requests.length).toBe(before + 1);
+  },
+);
 
 /** All that is shown of an error, to users and to those who debug. */
 function shown(error: NydusError): string {
