@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { keyOfBytes } from "../../base/bytes.ts";
 import { hexOf, parseDigest, toHex } from "../../base/digest.ts";
 import { asNydusError, inPlace, NydusError } from "../../base/errors.ts";
-import { syncDirectory } from "../../content/store/file-io.ts";
+import { closeFile, fileSize, openFile, readFully, syncDirectory } from "../../content/store/file-io.ts";
 import { StagedFile } from "../../content/store/staged-file.ts";
 import type { ImageSource } from "../../content/store/store.ts";
 import type { Codecs } from "../../format/codec/codecs.ts";
@@ -27,6 +27,8 @@ export const BOOTSTRAP_LIMITS = {
 const BOOTSTRAP_PATHS = ["image/image.boot", "image.boot"];
 const BOOTSTRAP_FILE = "image.boot";
 const META_PATH = /^(?:image\/)?([0-9a-f]{64})\.blob\.meta$/;
+/** Read at once when a stored file is verified. */
+const PIECE_BYTES = 4 << 20;
 /** Lists the files of a stored bootstrap with their digests. */
 const LIST_FILE = "files.json";
 
@@ -113,14 +115,27 @@ async function readStored(dir: string, codecs: Codecs): Promise<StoredBootstrap 
   try {
     const files = parseList(await readFile(join(dir, LIST_FILE)));
     for (const { name, sha256 } of files) {
-      const hasher = codecs.sha256();
-      hasher.update(await readFile(join(dir, name)));
-      if (toHex(hasher.digest()) !== sha256) return undefined;
+      if ((await sha256Of(join(dir, name), codecs)) !== sha256) return undefined;
     }
     return storedAt(dir, files);
   } catch {
     return undefined; // not there, or not whole: it is made anew
   }
+}
+
+/** The SHA-256 of a file, hex; a bootstrap may be too large to be read at once. */
+async function sha256Of(path: string, codecs: Codecs): Promise<string> {
+  const hasher = codecs.sha256();
+  const fd = await openFile(path, "r");
+  try {
+    const end = await fileSize(fd, path);
+    for (let at = 0; at < end; at += PIECE_BYTES) {
+      hasher.update(await readFully(fd, { start: at, end: Math.min(end, at + PIECE_BYTES) }, path));
+    }
+  } finally {
+    await closeFile(fd);
+  }
+  return toHex(hasher.digest());
 }
 
 function parseList(bytes: Uint8Array): ListedFile[] {

@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, openSync, readSync, statSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { asNydusError } from "../../base/errors.ts";
 import { OLD_LOG_SUFFIX } from "./daemon-log.ts";
@@ -10,37 +10,49 @@ const POLL_MS = 200;
 /** What the daemon has logged, the part that was set aside first. @throws EPERM, EIO */
 export async function* readLog(root: string): AsyncGenerator<Uint8Array> {
   const { log } = daemonPaths(root);
-  for (const path of [`${log}${OLD_LOG_SUFFIX}`, log]) {
-    const fd = openIfThere(path);
-    if (fd === undefined) continue;
-    try {
-      yield* readFrom(fd, 0);
-    } finally {
-      closeSync(fd);
+  for (const path of [`${log}${OLD_LOG_SUFFIX}`, log]) yield* pieces(path, 0);
+}
+
+/** The same, then what is added until the abort, also when the log is set aside meanwhile. */
+export async function* followLog(root: string, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  const { log } = daemonPaths(root);
+  const old = `${log}${OLD_LOG_SUFFIX}`;
+  let asideBefore = stampOf(old);
+  let at = 0;
+  yield* pieces(old, 0);
+  while (!signal.aborted) {
+    const aside = stampOf(old);
+    // First it is copied, then emptied: until then it is not shorter than the copy.
+    if (aside.stamp !== asideBefore.stamp && stampOf(log).sizeBytes < aside.sizeBytes) {
+      yield* pieces(old, at);
+      at = 0;
+      asideBefore = aside;
     }
+    for (const piece of pieces(log, at)) {
+      at += piece.length;
+      yield piece;
+    }
+    await sleep(POLL_MS, undefined, { signal }).catch(() => undefined);
   }
 }
 
-/** The same, then what is added until the abort; a log that is emptied goes on from its start. */
-export async function* followLog(root: string, signal: AbortSignal): AsyncGenerator<Uint8Array> {
-  yield* readLog(root);
-  const { log } = daemonPaths(root);
-  let fd = openIfThere(log);
-  let at = fd === undefined ? 0 : fstatSync(fd).size;
+/** What a file's changes are told by. */
+function stampOf(path: string): { readonly stamp: string; readonly sizeBytes: number } {
+  const found = statSync(path, { throwIfNoEntry: false });
+  return {
+    stamp: found === undefined ? "" : `${found.ino}:${found.mtimeMs}:${found.size}`,
+    sizeBytes: found?.size ?? 0,
+  };
+}
+
+/** A file from a position on; nothing where there is none. */
+function* pieces(path: string, start: number): Generator<Uint8Array> {
+  const fd = openIfThere(path);
+  if (fd === undefined) return;
   try {
-    while (!signal.aborted) {
-      fd ??= openIfThere(log);
-      if (fd !== undefined) {
-        if (fstatSync(fd).size < at) at = 0;
-        for (const piece of readFrom(fd, at)) {
-          at += piece.length;
-          yield piece;
-        }
-      }
-      await sleep(POLL_MS, undefined, { signal }).catch(() => undefined);
-    }
+    yield* readFrom(fd, start);
   } finally {
-    if (fd !== undefined) closeSync(fd);
+    closeSync(fd);
   }
 }
 
