@@ -13,6 +13,8 @@ const ROW_HEIGHT = 44;
 const BAR_HEIGHT = 14;
 const BAR_GAP = 3;
 const LABEL_DY = 11;
+/** More than the text behind a bar takes. */
+const LABEL_WIDTH = 100;
 
 /** Light unless the reader's system is dark; the texts are the same. */
 const STYLE = `
@@ -56,12 +58,15 @@ function drawRow(result: RowResult, y: number): string[] {
   const target = targetFigure(result);
   const most = Math.max(ours.median, peer?.median ?? 0, target ?? 0);
   const scale = (value: number): number => (most === 0 ? 0 : (value / most) * BARS_WIDTH);
+  const end = scale(ours.median);
+  const line = target === undefined ? 0 : scale(target);
+  const labelX = BARS_X + (line >= end && line < end + LABEL_WIDTH ? line : end) + 6; // clear of the target's line
   const peerY = y + BAR_HEIGHT + BAR_GAP;
   const parts = [
     text(title, { x: MARGIN, y: y + LABEL_DY + 1 }),
     text(`${better} is better`, { x: MARGIN, y: peerY + LABEL_DY, look: "quiet small" }),
-    bar(y, scale(ours.median), "ours"),
-    text(formatAmount(ours.median, unit), { x: BARS_X + scale(ours.median) + 6, y: y + LABEL_DY, look: "text small" }),
+    bar(y, end, "ours"),
+    text(formatAmount(ours.median, unit), { x: labelX, y: y + LABEL_DY, look: "text small" }),
   ];
   const ratio = formatRatio(result);
   if (ratio !== "") parts.push(text(ratio, { x: RATIO_X, y: y + LABEL_DY, end: true }));
@@ -71,7 +76,7 @@ function drawRow(result: RowResult, y: number): string[] {
     parts.push(text(label, { x: BARS_X + scale(peer.median) + 6, y: peerY + LABEL_DY, look: "quiet small" }));
   }
   if (target !== undefined) {
-    const x = (BARS_X + scale(target)).toFixed(1);
+    const x = (BARS_X + line).toFixed(1);
     parts.push(
       `<line x1="${x}" x2="${x}" y1="${y - 2}" y2="${y + BAR_HEIGHT + 2}" class="target" stroke-width="1.5"/>`,
     );

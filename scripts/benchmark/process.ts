@@ -3,6 +3,8 @@ export interface Finished {
   readonly stdout: string;
   /** Wall time from start to end, seconds. */
   readonly seconds: number;
+  /** Processor time of it and of what it waited for, seconds. */
+  readonly cpuSeconds: number;
 }
 
 /** How a command is run. */
@@ -13,6 +15,7 @@ export interface RunOptions {
 
 /** Last lines of a failed command's output that its error shows. */
 const SHOWN_LINES = 5;
+const MICROSECONDS = 1e6;
 
 /**
  * Runs a command to its end.
@@ -37,7 +40,8 @@ export async function runCommand(command: readonly string[], options: RunOptions
     const said = `${stdout}\n${stderr}`.trim().split("\n").slice(-SHOWN_LINES).join("\n");
     throw new Error(`${command.join(" ")}: status ${status}: ${said}`);
   }
-  return { stdout, seconds };
+  const cpuSeconds = Number(child.resourceUsage()?.cpuTime.total ?? 0) / MICROSECONDS;
+  return { stdout, seconds, cpuSeconds };
 }
 
 /** The path of a program, or undefined. */

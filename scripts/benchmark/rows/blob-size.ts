@@ -27,7 +27,8 @@ export const blobSize: Benchmark = {
       return { "blob-size": bytes / MEGA };
     },
     peer: async () => {
-      const { blobDir } = await createByPeer(lab, lab.image.layers, lab.scratch());
+      const blobDir = lab.scratch();
+      await createByPeer(lab, lab.image.layers, blobDir);
       const blobs = readdirSync(blobDir).filter((name) => DIGEST.test(name));
       return { "blob-size": blobs.reduce((sum, name) => sum + statSync(join(blobDir, name)).size, 0) / MEGA };
     },

@@ -74,7 +74,7 @@ export const memory: Benchmark = {
       better: "less",
       target: { figure: 120 },
     },
-    { name: "anonymous", title: "of it anonymous", unit: "MiB", better: "less" },
+    { name: "anonymous", title: "Of it anonymous", unit: "MiB", better: "less" },
     {
       name: "resident-20",
       title: "Memory of 20 mounts: resident",

@@ -7,7 +7,7 @@ export const start: Benchmark = {
   name: "start",
   peer: "nydusd",
   runsFactor: 4,
-  rows: [{ name: "start", title: "--version", unit: "ms", better: "less", target: { figure: 50 } }],
+  rows: [{ name: "start", title: "Start: --version", unit: "ms", better: "less", target: { figure: 50 } }],
   prepare: async (lab) => {
     const { peers } = lab.options;
     return {
