@@ -78,6 +78,10 @@ export const COMMAND_GROUPS = [
         summary: "List the mounts and the processes that serve them",
         load: async () => (await import("./commands/mounts.ts")).mountsCommand,
       },
+      cache: {
+        summary: "List, check and limit the cached data of mounts",
+        load: async () => (await import("./commands/cache.ts")).cacheCommand,
+      },
       daemon: {
         summary: "Look at the process that serves the mounts, or end it",
         load: async () => (await import("./commands/daemon.ts")).daemonCommand,

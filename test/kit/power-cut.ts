@@ -65,11 +65,13 @@ export async function cutPower({ dir, seed, liesAboutSync = false }: PowerCutOpt
       if (output.output.includes("false bytes")) throw new Error(output.output);
     }
     run("umount", mountpoint);
-    run("mount", "-o", "loop", disk, mountpoint);
+    // A copy: should another mount namespace still hold the old mount, the disk itself would stay shut down.
+    run("cp", "--sparse=always", disk, `${disk}.copy`);
+    run("mount", "-o", "loop", `${disk}.copy`, mountpoint);
     await using found = await openFakeCache(cache, blob);
     return { claimed: readyChunks(found).length, untrue: falseChunks(found, blob) };
   } finally {
-    run("umount", "-l", mountpoint);
+    spawnSync("umount", ["-l", mountpoint]);
   }
 }
 

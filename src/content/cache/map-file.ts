@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { closeSync, fstatSync, ftruncateSync, openSync, readSync, writeSync } from "node:fs";
-import { equalBytes } from "../../base/bytes.ts";
+import { alignUp, BLOCK_BYTES, equalBytes } from "../../base/bytes.ts";
 import { asNydusError, NydusError } from "../../base/errors.ts";
 import { bytes, type StructOf, struct, u32, u64, u64n } from "../../base/struct.ts";
 import { syncData } from "../store/file-io.ts";
@@ -64,8 +64,8 @@ export interface MapBinding {
  */
 export class MapFile {
   readonly path: string;
+  readonly binding: MapBinding;
   readonly #fd: number;
-  readonly #binding: MapBinding;
   /** End of the last good batch. */
   #end = MapHeader.sizeBytes;
   /** Size of the file when it was last found to end with {@link #end}. */
@@ -74,7 +74,7 @@ export class MapFile {
   private constructor(path: string, fd: number, binding: MapBinding) {
     this.path = path;
     this.#fd = fd;
-    this.#binding = binding;
+    this.binding = binding;
   }
 
   /** @returns undefined when the file is damaged or of another data file @throws ENOENT, EPERM, EIO */
@@ -89,6 +89,24 @@ export class MapFile {
     }
     file.close();
     return undefined;
+  }
+
+  /**
+   * The same for who does not know how long the device is, but for its blocks: the map says the rest.
+   * @param binding its `deviceBytes` in whole blocks
+   */
+  static openOfDevice(path: string, binding: MapBinding): MapFile | undefined {
+    const header = new Uint8Array(MapHeader.sizeBytes);
+    try {
+      const fd = openSync(path, "r");
+      readSync(fd, header, 0, header.length, 0);
+      closeSync(fd);
+      const { deviceBytes } = MapHeader.read(header, 0);
+      if (alignUp(deviceBytes, BLOCK_BYTES) !== binding.deviceBytes) return undefined;
+      return MapFile.open(path, { ...binding, deviceBytes });
+    } catch {
+      return undefined; // gone, or damaged: worth as much
+    }
   }
 
   /** Writes an empty map in place of what is there. */
@@ -134,7 +152,7 @@ export class MapFile {
     const header = new Uint8Array(BatchHeader.sizeBytes);
     const count = records.length / ChunkRecord.sizeBytes;
     BatchHeader.write(header, 0, { magic: BATCH_MAGIC, count, offset: this.#end });
-    const covered = [this.#binding.cacheId, header.subarray(0, BatchHeader.at.checksum), records];
+    const covered = [this.binding.cacheId, header.subarray(0, BatchHeader.at.checksum), records];
     header.set(sha256(covered), BatchHeader.at.checksum);
     return header;
   }

@@ -73,6 +73,7 @@ export class MountSources implements AsyncDisposable {
     return {
       bootstrap: shared.image.bootstrapFile,
       devices: shared.caches.map(({ cache }) => cache),
+      blobs: shared.image.devices.map(({ id }) => id),
       [Symbol.asyncDispose]: async () => {
         if (open) await this.#giveBack(shared);
         open = false;

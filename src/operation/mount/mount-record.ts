@@ -36,6 +36,8 @@ export interface MountRecord {
   readonly startedAt: string;
   /** False until the mount answers. */
   readonly ready: boolean;
+  /** Hex digits of the blobs that it reads, once it answers. */
+  readonly blobs?: readonly string[];
 }
 
 /**
@@ -98,9 +100,9 @@ export function claimMount(
   }
 }
 
-/** Says on disk that the mount answers. */
-export function markReady(root: string, record: MountRecord): MountRecord {
-  const ready = { ...record, ready: true };
+/** Says on disk that the mount answers, and which blobs it reads. */
+export function markReady(root: string, record: MountRecord, blobs: readonly string[] = []): MountRecord {
+  const ready = { ...record, ready: true, blobs };
   renameSync(stage(root, ready), recordPath(root, record.id));
   syncDir(recordDir(root));
   return ready;
@@ -167,7 +169,8 @@ function readRecord(path: string): MountRecord | undefined {
     const value = JSON.parse(readFileSync(path, "utf8")) as Partial<Record<keyof MountRecord, unknown>>;
     const texts = [value.id, value.mountpoint, value.image, value.engine, value.type, value.pidStart, value.startedAt];
     const whole = texts.every((text) => typeof text === "string") && Number.isSafeInteger(value.pid);
-    return whole && typeof value.ready === "boolean" ? (value as unknown as MountRecord) : undefined;
+    const { ready, blobs = [] } = value;
+    return whole && typeof ready === "boolean" && Array.isArray(blobs) ? (value as unknown as MountRecord) : undefined;
   } catch {
     return undefined; // gone, or damaged: worth as much
   }

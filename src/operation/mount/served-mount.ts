@@ -12,6 +12,8 @@ export interface MountSource extends AsyncDisposable {
   readonly bootstrap: MappedFile;
   /** `devices[slot - 1]`. */
   readonly devices: readonly MountDevice[];
+  /** Hex digits of the blobs behind the devices. */
+  readonly blobs?: readonly string[];
 }
 
 /** What {@link startServing} needs. */
@@ -54,11 +56,11 @@ export async function startServing(options: ServingOptions): Promise<ServedMount
   const record = claimMount(root, { mountpoint, image, engine, type: `fuse.${flags.subtype}` });
   await using stack = new Closers();
   stack.defer(() => removeRecord(root, record));
-  const { bootstrap, devices } = stack.use(await options.open());
+  const { bootstrap, devices, blobs } = stack.use(await options.open());
   signal.throwIfAborted();
   const onError = limitReports(options.onError);
   const session = await options.host.mount({ ...options, mountpoint, bootstrap, devices, onError });
-  const ready = markReady(root, record);
+  const ready = markReady(root, record, blobs);
   const owned = stack.move();
   const ended = session.done.finally(() => owned[Symbol.asyncDispose]());
   ended.catch(() => undefined); // who does not look at it is not to crash
