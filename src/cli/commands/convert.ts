@@ -62,6 +62,11 @@ e.g., 'nydus convert oci:./alpine:latest oci:./alpine:nydus'
     "chunk-size": { type: "string", valueHint: "SIZE", default: "1MiB", description: "Power of two, 4KiB to 16MiB" },
     digester: { type: "enum", options: ["blake3", "sha256"], default: "blake3", description: "Digest of chunks" },
     "fs-version": { type: "string", valueHint: "6", default: "6", description: "RAFS version" },
+    "prefetch-files": {
+      type: "string",
+      valueHint: "FILE",
+      description: "Have mounts fetch the paths in FILE, one a line, before they are read",
+    },
     "annotate-source": {
       type: "boolean",
       description: "Name the source in the manifest (its digest then depends on it)",
@@ -90,6 +95,7 @@ e.g., 'nydus convert oci:./alpine:latest oci:./alpine:nydus'
         ...(level !== undefined && { compressionLevel: parseInteger("compression-level", level, LEVELS) }),
         chunkBytes: parseChunkSize(args["chunk-size"]),
         digester: parseChoice("digester", args.digester, ["blake3", "sha256"]),
+        prefetchListPath: args["prefetch-files"],
         annotateSource: args["annotate-source"] === true,
         ...(args["annotate-builder"] === true && { builderVersion: programVersion() }),
         progress,

@@ -2,6 +2,7 @@ import { resolve } from "node:path";
 import { formatError, NydusError } from "../../base/errors.ts";
 import { formatImageName, parseImageName } from "../../format/oci/transport.ts";
 import { type ImageRequest, MountSources, type MountStats } from "../../operation/image/mount-source.ts";
+import type { PrefetchChoice } from "../../operation/image/prefetch.ts";
 import { DEFAULT_ENGINE, ENGINES, type EngineName } from "../../operation/mount/engines.ts";
 import { parseMountFlags } from "../../operation/mount/mount-flags.ts";
 import { serveMount } from "../../operation/mount/serve.ts";
@@ -14,7 +15,7 @@ import { bothUsages, chooseImage, IMAGE_ARGS, type ImageArguments, type ImageCho
 import { printJson, printStderr } from "../output.ts";
 import { formatBytes } from "../progress.ts";
 import { registryOptions } from "../registry-args.ts";
-import { parseChoice, parseDuration, platformOf } from "../values.ts";
+import { parseChoice, parseDuration, parseSize, platformOf } from "../values.ts";
 
 /** A mount as the arguments ask for it. */
 interface MountRequest {
@@ -26,6 +27,8 @@ interface MountRequest {
   readonly readTimeoutMs: number;
   /** As after `-o`. */
   readonly options: string;
+  readonly prefetch: PrefetchChoice;
+  readonly prefetchBytesPerSec: number | undefined;
 }
 
 function shownName(image: ImageChoice): string {
@@ -33,9 +36,10 @@ function shownName(image: ImageChoice): string {
 }
 
 async function mountInForeground(request: MountRequest, context: CliContext): Promise<void> {
-  const { mountpoint, engine, threads, readTimeoutMs } = request;
+  const { mountpoint, engine, threads, readTimeoutMs, prefetch, prefetchBytesPerSec } = request;
   const { root, quiet, json, signal } = context;
   const image = shownName(request.image);
+  const onError = (error: NydusError): void => printStderr(`nydus: ${formatError(error)}\n`);
   await using sources = new MountSources(root);
   await serveMount({
     root,
@@ -45,10 +49,10 @@ async function mountInForeground(request: MountRequest, context: CliContext): Pr
     threads,
     readTimeoutMs,
     flags: parseMountFlags(request.options),
-    open: () => sources.open(imageRequest(request), { readTimeoutMs, signal }),
+    open: () => sources.open(imageRequest(request), { readTimeoutMs, signal, prefetch, prefetchBytesPerSec, onError }),
     // From here on signals unmount; until then they interrupt as everywhere.
     onReady: () => context.releaseSignals(),
-    onError: (error) => printStderr(`nydus: ${formatError(error)}\n`),
+    onError,
   });
   if (quiet) return;
   const stats = await sources.stats();
@@ -82,7 +86,8 @@ async function mountInDaemon(request: MountRequest, context: CliContext): Promis
 }
 
 /** The request for the daemon, which works in another directory. */
-function mountBody({ image, imageArgs, mountpoint, engine, readTimeoutMs, options }: MountRequest): MountBody {
+function mountBody(request: MountRequest): MountBody {
+  const { image, imageArgs, mountpoint, engine, readTimeoutMs, options, prefetch, prefetchBytesPerSec } = request;
   const { platform, pull } = imageArgs;
   platformOf(platform);
   parseMountFlags(options);
@@ -96,7 +101,10 @@ function mountBody({ image, imageArgs, mountpoint, engine, readTimeoutMs, option
         }
       : { bootstrap: resolve(image.bootstrapPath), blobDir: resolve(image.blobDir) };
   const shown = shownName(image);
-  return { image: sent, shown, mountpoint: resolveMountpoint(mountpoint), engine, readTimeoutMs, options };
+  return {
+    ...{ image: sent, shown, mountpoint: resolveMountpoint(mountpoint), engine, readTimeoutMs, options, prefetch },
+    ...(prefetchBytesPerSec === undefined ? {} : { prefetchBytesPerSec }),
+  };
 }
 
 /** An image name whose path does not depend on the directory that one is in. */
@@ -108,6 +116,12 @@ function absoluteName(text: string): string {
   throw new NydusError("EINVAL", `Cannot mount ${text}: its path has a colon, which only --foreground can take`, {
     path,
   });
+}
+
+/** A file of the name of a choice can be written as `./all`. */
+function prefetchOf(text: string | undefined): PrefetchChoice {
+  if (text === undefined) return "image";
+  return text === "all" || text === "none" ? text : { listPath: resolve(text) };
 }
 
 /** `nydus mount` */
@@ -141,6 +155,17 @@ e.g., 'nydus mount oci:./alpine:nydus /mnt'
       default: "30s",
       description: "Fail a read that gets no data for so long",
     },
+    prefetch: {
+      type: "string",
+      valueHint: "all|none|FILE",
+      description:
+        "Fetch before it is read: all, nothing, or the paths in FILE, one a line (default what the image says)",
+    },
+    "prefetch-rate": {
+      type: "string",
+      valueHint: "SIZE",
+      description: "At most so many uncompressed bytes a second of it",
+    },
     threads: {
       type: "string",
       valueHint: "N",
@@ -153,6 +178,7 @@ e.g., 'nydus mount oci:./alpine:nydus /mnt'
     const [mountpoint] = rest;
     if (mountpoint === undefined)
       throw new NydusError("EINVAL", "Missing argument MOUNTPOINT; see 'nydus mount --help'");
+    const rate = args["prefetch-rate"];
     const request: MountRequest = {
       image,
       imageArgs: args,
@@ -161,6 +187,8 @@ e.g., 'nydus mount oci:./alpine:nydus /mnt'
       threads: threadCount(args.threads),
       readTimeoutMs: parseDuration("read-timeout", args["read-timeout"]),
       options: args.options ?? "",
+      prefetch: prefetchOf(args.prefetch),
+      prefetchBytesPerSec: rate === undefined ? undefined : Math.max(1, parseSize("prefetch-rate", rate)),
     };
     if (args.foreground === true) await mountInForeground(request, context);
     else await mountInDaemon(request, context);

@@ -151,6 +151,8 @@ export class BlobCache implements AsyncDisposable {
       this.#refuseClosed();
       this.#map.refresh();
       missing = this.#missing(span);
+      // What cannot be verified is refused to a reader, and passed over by a prefetch.
+      if (why === "prefetch") missing = missing.filter((chunk) => this.#isVerifiable(chunk));
       if (missing.length > 0) await this.#bring(missing, why, signal);
     }
   }
@@ -209,7 +211,7 @@ export class BlobCache implements AsyncDisposable {
   }
 
   #launch(wanted: readonly number[], lane: FetchLane): Flight[] {
-    const unitBytes = lane === "ahead" ? FETCH_LIMITS.aheadUnitBytes : FETCH_LIMITS.unitBytes;
+    const unitBytes = lane === "demand" ? FETCH_LIMITS.unitBytes : FETCH_LIMITS.backgroundUnitBytes;
     const plans = planFetches({ chunks: this.chunks, wanted, mayAdd: (i) => this.#isWorthFetching(i), unitBytes });
     return plans.map((plan) => {
       const flight = new Flight(

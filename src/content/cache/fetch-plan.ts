@@ -10,8 +10,8 @@ export const FETCH_LIMITS = {
   unitBytes: 8 << 20,
   /** Largest gap between two wanted units that is fetched along with them. */
   gapBytes: 64 << 10,
-  /** The same for what is read ahead: who comes for a part of it waits for no more than that. */
-  aheadUnitBytes: 2 << 20,
+  /** The same where no reader waits yet: who comes for a part of it is to wait for no more than that. */
+  backgroundUnitBytes: 2 << 20,
 } as const;
 
 /** Bytes of the blob that decompress to one or more chunks. */

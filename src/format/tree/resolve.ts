@@ -56,6 +56,29 @@ export function dirAt(root: TreeNode, steps: readonly Step[]): TreeNode | undefi
   return steps.length === 0 ? root : steps.at(-1)?.node;
 }
 
+/**
+ * What a path names in a tree, all of its symlinks followed without ever leaving the root.
+ * @param path raw bytes, with or without a leading slash
+ * @returns undefined when there is nothing
+ */
+export function findNode(root: TreeNode, path: Uint8Array): TreeNode | undefined {
+  try {
+    let parts = splitPath(path);
+    for (let links = 0; links <= MAX_SYMLINKS; links++) {
+      const above = resolveDir(root, parts.slice(0, -1));
+      const last = parts.at(-1) ?? "";
+      if (last === "" || last === "." || last === "..") return dirAt(root, resolveDir(root, parts));
+      const node = present(dirAt(root, above)?.children.get(last));
+      if (node?.type !== "symlink") return node;
+      const target = keyOfBytes(node.target);
+      parts = [...(target.startsWith("/") ? [] : above.map(({ name }) => name)), ...target.split("/")];
+    }
+  } catch (error) {
+    if (!(error instanceof NydusError)) throw error;
+  }
+  return undefined;
+}
+
 /** Puts a symlink's target on the way ahead; an absolute one begins at the root again. */
 function follow(target: string, steps: Step[], ahead: string[]): void {
   if (target.startsWith("/")) steps.length = 0;

@@ -3,6 +3,7 @@ import type { BlobRecord } from "../../format/rafs/blob-table.ts";
 import { encodeBootstrap } from "../../format/rafs/writer.ts";
 import type { ChunkRecord, TreeNode } from "../../format/tree/node.ts";
 import { mergeLayers } from "../../format/tree/overlay.ts";
+import { findNode } from "../../format/tree/resolve.ts";
 import type { WrittenBlob } from "./blob-writer.ts";
 import type { ChunkOptions } from "./chunk-pipeline.ts";
 import type { BuiltLayer } from "./layer.ts";
@@ -13,6 +14,14 @@ export interface MergedImage {
   readonly bootstrap: Uint8Array;
   /** The blobs that it refers to, in the order of its device table. */
   readonly blobs: readonly DataBlob[];
+  /** How many of the paths to prefetch the image has. */
+  readonly prefetched: number;
+}
+
+/** How layers are merged. */
+export interface MergeOptions extends ChunkOptions {
+  /** Paths whose data readers are to fetch first, in this order; those that the image lacks are passed over. */
+  readonly prefetchPaths?: readonly Uint8Array[] | undefined;
 }
 
 /**
@@ -20,20 +29,23 @@ export interface MergedImage {
  * no visible file needs are left out of the device table.
  * @throws EUCLEAN layers that cannot lie on one another; ENOTSUP more than RAFS v6 holds
  */
-export function mergeBuiltLayers(layers: readonly BuiltLayer[], options: ChunkOptions): MergedImage {
+export function mergeBuiltLayers(layers: readonly BuiltLayer[], options: MergeOptions): MergedImage {
   const all = blobsWithData(layers);
   const tree = mergeTrees(layers, all);
   const used = usedBlobs(tree);
   const blobs = all.filter((_, i) => used.has(i));
-  const { chunkBytes, compressor, digester } = options;
+  const { chunkBytes, compressor, digester, prefetchPaths = [] } = options;
+  const root = blobs.length === all.length ? tree : mergeTrees(layers, blobs);
+  const prefetch = [...new Set(prefetchPaths.flatMap((path) => findNode(root, path) ?? []))];
   const bootstrap = encodeBootstrap({
-    root: blobs.length === all.length ? tree : mergeTrees(layers, blobs),
+    root,
+    prefetch,
     blobs: blobs.map((blob) => blob.record),
     chunkBytes,
     compressor,
     digester,
   });
-  return { bootstrap, blobs };
+  return { bootstrap, blobs, prefetched: prefetch.length };
 }
 
 type DataBlob = WrittenBlob & { readonly record: BlobRecord };

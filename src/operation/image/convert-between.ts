@@ -44,6 +44,8 @@ export interface ConvertOptions extends ChunkOptions {
   /** Of an index: the image of each of these platforms (one gives a single manifest, more an index), or all there is. */
   readonly platforms: readonly [Platform, ...Platform[]] | "all";
   readonly annotations?: ExtraAnnotations;
+  /** Paths whose data readers are to fetch first. */
+  readonly prefetchPaths?: readonly Uint8Array[] | undefined;
 }
 
 /** One layer of a converted image. */
@@ -157,6 +159,8 @@ async function convertManifest(
   const layers = await buildLayers(context, options, manifest.layers);
   progress.step(`merging ${layers.length} layers`);
   const merged = mergeBuiltLayers(layers, options);
+  const listed = options.prefetchPaths?.length ?? 0;
+  if (listed > 0) progress.step(`${merged.prefetched} of ${listed} paths to prefetch are in the image`);
   await using sink = await target.newBlob();
   const metaFiles = merged.blobs.map(({ digest, metaFile }) => ({ digest, content: metaFile }));
   const bootstrap = await writeBootstrapLayer(sink, codecs, merged.bootstrap, metaFiles);

@@ -8,6 +8,7 @@ import { openCodecPool } from "../../os/codec-threads.ts";
 import { loadCodecs } from "../../os/codecs.ts";
 import { type ConvertedImage, type ConvertOptions, convertBetween } from "./convert-between.ts";
 import type { ExtraAnnotations } from "./convert-manifest.ts";
+import { readPathList } from "./prefetch.ts";
 import { type ImageProgress, NO_PROGRESS } from "./progress.ts";
 
 /** zstd's own default, and nydus-image's. */
@@ -38,6 +39,8 @@ export interface ConvertRequest {
   readonly annotateSource: boolean;
   /** Names this program in the manifest. */
   readonly builderVersion?: string | undefined;
+  /** File with paths whose data readers are to fetch first, one a line. */
+  readonly prefetchListPath?: string | undefined;
   readonly progress?: ImageProgress;
   readonly signal: AbortSignal;
 }
@@ -54,6 +57,8 @@ export interface ConvertSummary {
 export async function convertImage(request: ConvertRequest): Promise<ConvertSummary> {
   const { root, signal, registry, compressor, chunkBytes, digester } = request;
   const platforms = platformsOf(request);
+  const { prefetchListPath: list } = request;
+  const prefetchPaths = list === undefined ? undefined : await readPathList(list);
   await using source = await openImageSource(request.source, { root, signal, registry }, request.pull);
   await using target = await openTarget(request.target, { root, signal, registry });
   await using pool = openCodecPool();
@@ -64,7 +69,10 @@ export async function convertImage(request: ConvertRequest): Promise<ConvertSumm
   };
   const { root: made, images } = await convertBetween(
     { source, target, codecs, pool, signal, progress: request.progress ?? NO_PROGRESS },
-    { platforms, compressor, level: request.compressionLevel ?? DEFAULT_ZSTD_LEVEL, chunkBytes, digester, annotations },
+    {
+      ...{ platforms, compressor, chunkBytes, digester, annotations, prefetchPaths },
+      level: request.compressionLevel ?? DEFAULT_ZSTD_LEVEL,
+    },
   );
   return { digest: made.digest, mediaType: made.mediaType, sizeBytes: made.size, images };
 }

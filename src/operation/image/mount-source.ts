@@ -1,5 +1,5 @@
 import { realpathSync, statSync } from "node:fs";
-import { asNydusError } from "../../base/errors.ts";
+import { asNydusError, type NydusError } from "../../base/errors.ts";
 import type { CacheStats } from "../../content/cache/blob-cache.ts";
 import type { PullPolicy } from "../../content/local/open-image-source.ts";
 import type { RegistryOptions } from "../../content/registry/registry-options.ts";
@@ -10,6 +10,7 @@ import { openCodecPool } from "../../os/codec-threads.ts";
 import type { MountSource } from "../mount/served-mount.ts";
 import { type OpenedImage, openBootstrap, openEachDevice, openImage } from "./open.ts";
 import { pinBootstrap } from "./pin-bootstrap.ts";
+import { Prefetch, type PrefetchChoice } from "./prefetch.ts";
 import { type CacheShare, SharedCaches } from "./shared-caches.ts";
 
 /** An image to mount: by its name, or by a bootstrap and a directory of blobs. */
@@ -27,6 +28,12 @@ export interface MountSourceOptions {
   /** Of the first mount that shares a cache. */
   readonly readTimeoutMs?: number | undefined;
   readonly signal: AbortSignal;
+  /** What is brought before anyone reads it; what the image says unless given. */
+  readonly prefetch?: PrefetchChoice | undefined;
+  /** At most so many uncompressed bytes a second. */
+  readonly prefetchBytesPerSec?: number | undefined;
+  /** Hears of what cannot be prefetched. */
+  readonly onError?: ((error: NydusError) => void) | undefined;
 }
 
 /** What all mounts of a process have read, and what they could have read. */
@@ -35,6 +42,9 @@ export interface MountStats extends CacheStats {
   readonly blobBytes: number;
   /** Images that are open. */
   readonly images: number;
+  /** Uncompressed bytes that prefetches have asked for, and those of them that have come. */
+  readonly prefetchAskedBytes: number;
+  readonly prefetchDoneBytes: number;
 }
 
 interface SharedImage {
@@ -59,6 +69,9 @@ export class MountSources implements AsyncDisposable {
   readonly #pool: CodecPool = openCodecPool();
   readonly #caches = new SharedCaches();
   readonly #images = new Map<string, SharedImage>();
+  readonly #prefetches = new Set<Prefetch>();
+  /** By prefetches that have ended. */
+  #prefetched = { askedBytes: 0, doneBytes: 0 };
   #blobBytes = 0;
 
   /** @param root directory of all state */
@@ -69,21 +82,55 @@ export class MountSources implements AsyncDisposable {
   /** Opens an image, or shares it when it is open; disposing gives it back. @throws as `openImage`, `openBootstrap` */
   async open(request: ImageRequest, options: MountSourceOptions): Promise<MountSource> {
     const shared = await this.#acquire(request, options);
+    let prefetch: Prefetch;
+    try {
+      prefetch = await this.#prefetch(shared, options);
+    } catch (error) {
+      await this.#giveBack(shared);
+      throw error;
+    }
     let open = true;
     return {
       bootstrap: shared.image.bootstrapFile,
       devices: shared.caches.map(({ cache }) => cache),
       blobs: shared.image.devices.map(({ id }) => id),
       [Symbol.asyncDispose]: async () => {
-        if (open) await this.#giveBack(shared);
+        if (!open) return;
         open = false;
+        await this.#endPrefetch(prefetch);
+        await this.#giveBack(shared);
       },
     };
   }
 
   async stats(): Promise<MountStats> {
     const caches = (await this.#caches.stats()) ?? NO_CACHE;
-    return { ...caches, blobBytes: this.#blobBytes, images: this.#images.size };
+    const prefetches = [this.#prefetched, ...[...this.#prefetches].map(({ stats }) => stats)];
+    return {
+      ...caches,
+      blobBytes: this.#blobBytes,
+      images: this.#images.size,
+      prefetchAskedBytes: prefetches.reduce((sum, { askedBytes }) => sum + askedBytes, 0),
+      prefetchDoneBytes: prefetches.reduce((sum, { doneBytes }) => sum + doneBytes, 0),
+    };
+  }
+
+  async #prefetch({ image, caches }: SharedImage, options: MountSourceOptions): Promise<Prefetch> {
+    const { prefetch: choice = "image", prefetchBytesPerSec: bytesPerSec, onError } = options;
+    const started = await Prefetch.start({
+      ...{ image, choice, bytesPerSec, onError },
+      caches: caches.map(({ cache }) => cache),
+    });
+    this.#prefetches.add(started);
+    return started;
+  }
+
+  async #endPrefetch(prefetch: Prefetch): Promise<void> {
+    await prefetch[Symbol.asyncDispose]();
+    this.#prefetches.delete(prefetch);
+    const { askedBytes, doneBytes } = this.#prefetched;
+    const { stats } = prefetch;
+    this.#prefetched = { askedBytes: askedBytes + stats.askedBytes, doneBytes: doneBytes + stats.doneBytes };
   }
 
   /** Ends the codec threads; images must have been given back. */

@@ -3,6 +3,7 @@ import { PULL_POLICIES, type PullPolicy } from "../../content/local/open-image-s
 import type { RegistryOptions } from "../../content/registry/registry-options.ts";
 import { parsePlatform } from "../../format/oci/platform.ts";
 import type { ImageRequest } from "../../operation/image/mount-source.ts";
+import type { PrefetchChoice } from "../../operation/image/prefetch.ts";
 import type { SessionStats } from "../../operation/mount/engine.ts";
 import { ENGINES, type EngineName } from "../../operation/mount/engines.ts";
 import { type MountFlags, parseMountFlags } from "../../operation/mount/mount-flags.ts";
@@ -32,6 +33,9 @@ export interface MountBody {
   readonly readTimeoutMs: number;
   /** As after `-o`. */
   readonly options: string;
+  /** What the image says unless given. */
+  readonly prefetch?: PrefetchChoice | undefined;
+  readonly prefetchBytesPerSec?: number | undefined;
 }
 
 /** A {@link MountBody} that has been checked. */
@@ -42,6 +46,8 @@ export interface MountCall {
   readonly engine: EngineName;
   readonly readTimeoutMs: number;
   readonly flags: MountFlags;
+  readonly prefetch: PrefetchChoice;
+  readonly prefetchBytesPerSec: number | undefined;
 }
 
 /** A mount as `GET /v1/mounts` gives it. */
@@ -82,7 +88,8 @@ export interface ErrorBody {
  * @throws EINVAL naming the field
  */
 export function parseMountBody(value: unknown): MountCall {
-  const body = objectOf(value, "body", ["image", "shown", "mountpoint", "engine", "readTimeoutMs", "options"]);
+  const needed = ["image", "shown", "mountpoint", "engine", "readTimeoutMs", "options"];
+  const body = objectOf(value, "body", [...needed, "prefetch", "prefetchBytesPerSec"]);
   const { engine, readTimeoutMs } = body;
   if (typeof engine !== "string" || !Object.hasOwn(ENGINES, engine)) {
     throw bad("engine", `one of ${Object.keys(ENGINES).join(", ")}`);
@@ -100,7 +107,19 @@ export function parseMountBody(value: unknown): MountCall {
     engine: engine as EngineName,
     readTimeoutMs: readTimeoutMs as number,
     flags: parseMountFlags(body["options"] === "" ? "" : text(body["options"], "options")),
+    prefetch: parsePrefetch(body["prefetch"]),
+    prefetchBytesPerSec: parseRate(body["prefetchBytesPerSec"]),
   };
+}
+
+function parsePrefetch(value: unknown = "image"): PrefetchChoice {
+  if (value === "all" || value === "none" || value === "image") return value;
+  return { listPath: absolute(objectOf(value, "prefetch", ["listPath"])["listPath"], "prefetch.listPath") };
+}
+
+function parseRate(value: unknown): number | undefined {
+  if (value === undefined || (Number.isSafeInteger(value) && (value as number) > 0)) return value as number | undefined;
+  throw bad("prefetchBytesPerSec", "a number of bytes");
 }
 
 function parseImage(value: unknown): ImageRequest {

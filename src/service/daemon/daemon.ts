@@ -85,7 +85,8 @@ export class Daemon {
 
   async #start(call: MountCall, signal: AbortSignal): Promise<ServedMount> {
     const { root, log } = this.#options;
-    const { image, shown, mountpoint, engine, readTimeoutMs, flags } = call;
+    const { image, shown, mountpoint, engine, readTimeoutMs, flags, prefetch, prefetchBytesPerSec } = call;
+    const onError = (error: NydusError): void => log.write(`${shown} at ${mountpoint}: ${formatError(error)}`);
     const mount = await startServing({
       root,
       mountpoint,
@@ -94,9 +95,9 @@ export class Daemon {
       flags,
       readTimeoutMs,
       host: this.#host(engine),
-      open: () => this.#sources.open(image, { readTimeoutMs, signal }),
+      open: () => this.#sources.open(image, { readTimeoutMs, signal, prefetch, prefetchBytesPerSec, onError }),
       signal,
-      onError: (error) => log.write(`${shown} at ${mountpoint}: ${formatError(error)}`),
+      onError,
     });
     this.#keep(mount);
     if (!signal.aborted) return mount;

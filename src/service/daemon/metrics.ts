@@ -99,6 +99,15 @@ function families({ version, mounts, totals, sources, process, ...counts }: Metr
         [{ why: "prefetch" }, sources.prefetchBytes],
       ],
     ],
+    [
+      "nydus_prefetch_bytes_total",
+      "counter",
+      "Uncompressed bytes that prefetches have asked for, and those that have come.",
+      [
+        [{ state: "asked" }, sources.prefetchAskedBytes],
+        [{ state: "done" }, sources.prefetchDoneBytes],
+      ],
+    ],
     ["nydus_fetches_total", "counter", "Requests to places of blobs.", one(sources.requests)],
     ["nydus_chunks_filled_total", "counter", "Chunks verified and cached.", one(sources.chunksFilled)],
     ["nydus_chunks_failed_total", "counter", "Chunks that could not be had or verified.", one(sources.chunksFailed)],

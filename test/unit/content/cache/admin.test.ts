@@ -69,7 +69,7 @@ describe("listCaches()", () => {
     });
     expect(filled?.diskBytes).toBe(Number(/^(\d+)\ttotal$/m.exec(stdout)?.[1]));
     const used = reports.find(({ isInUse }) => isInUse);
-    expect(used?.digest).toBe(`sha256:${open.dataPath.slice(-69, -5)}`);
+    expect(String(used?.digest)).toBe(`sha256:${open.dataPath.slice(-69, -5)}`);
     expect(Math.abs((used?.lastUsedMs ?? 0) - before)).toBeLessThan(60_000);
   });
 
