@@ -147,9 +147,9 @@ function listBenchmarks(): string {
 async function bench(args: readonly string[]): Promise<void> {
   const options = parseBenchOptions(args, ROOT);
   if (options.help) return void process.stdout.write(USAGE);
-  if (options.list) return console.log(listBenchmarks());
   chooseBenchmarks(options.only); // before anything is made
   if (options.docs && options.only.length > 0) throw new Error("--docs is for a whole run, not for --only");
+  if (options.list) return console.log(listBenchmarks());
   const results = options.from === undefined ? await runAll(options) : readResults(options.from);
   const versions = Object.entries(results.surroundings.versions).map(([name, version]) => `${name} ${version}`);
   if (results.rows.length > 0) console.log(`${formatReport(results.rows)}\n`);
