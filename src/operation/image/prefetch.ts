@@ -17,6 +17,8 @@ const BATCH_BYTES = 4 << 20;
 const BATCHES_AT_ONCE = 2;
 /** Ranges of a batch so near to one another are asked for as one. */
 const GAP_BYTES = 64 << 10;
+/** Longest time between two looks at the clock: timers take no numbers that large. */
+const PACE_STEP_MS = 60_000;
 /** After so many failures one after the other the source is left alone. */
 const FAILURES_MAX = 8;
 
@@ -145,8 +147,11 @@ export class Prefetch implements AsyncDisposable {
   async #keepPace(started: number): Promise<void> {
     const { bytesPerSec } = this.#options;
     if (bytesPerSec === undefined) return;
-    const waitMs = (this.#askedBytes * 1000) / bytesPerSec - (performance.now() - started);
-    if (waitMs > 0) await sleep(waitMs, undefined, { signal: this.#stop.signal }).catch(() => undefined);
+    while (!this.#stop.signal.aborted) {
+      const waitMs = (this.#askedBytes * 1000) / bytesPerSec - (performance.now() - started);
+      if (waitMs <= 0) return;
+      await sleep(Math.min(waitMs, PACE_STEP_MS), undefined, { signal: this.#stop.signal }).catch(() => undefined);
+    }
   }
 
   async #bring(batch: readonly DeviceRange[]): Promise<void> {

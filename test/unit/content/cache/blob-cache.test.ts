@@ -16,11 +16,25 @@ import {
 import { join } from "node:path";
 import { NydusError } from "../../../../src/base/errors.ts";
 import type { BlobCacheOptions } from "../../../../src/content/cache/blob-cache.ts";
-import { allOf, openFakeCache as open, rangeOf, readDevice, readyChunks, scratch } from "../../../kit/cache-lab.ts";
+import { openFileSource } from "../../../../src/content/store/file-source.ts";
+import { openCodecPool } from "../../../../src/os/codec-threads.ts";
+import {
+  allOf,
+  falseChunks,
+  openFakeCache as open,
+  rangeOf,
+  readDevice,
+  readyChunks,
+  scratch,
+} from "../../../kit/cache-lab.ts";
 import { chunkMapOver, type FakeBlob, makeFakeBlob, memorySource, randomOf } from "../../../kit/fake-blob.ts";
 import { failureOf } from "../../../suite/byte-source.ts";
 
 const isRoot = process.getuid?.() === 0;
+
+function sharesUnit({ chunks }: FakeBlob, a: number, b: number): boolean {
+  return chunks.blobOffset(a) === chunks.blobOffset(b);
+}
 
 describe("ensure()", () => {
   test.each([
@@ -46,6 +60,30 @@ describe("ensure()", () => {
     expect(readyChunks(cache).length).toBe(fake.chunks.count);
     expect(cache.stats.chunksFilled).toBe(fake.chunks.count); // each once
     expect(readDevice(cache, 0, fake.device.length).equals(fake.device)).toBe(true);
+  });
+
+  test.each([
+    { seed: 31, units: 60, chunkBytes: 20_000, from: "memory" },
+    { seed: 32, units: 40, chunkBytes: 9_000, batch: 6, from: "a file" },
+    { seed: 33, units: 6, chunkBytes: 900_000, from: "a file" },
+  ])("codec threads read, verify and write by themselves, from $from (seed $seed)", async (shape) => {
+    using temp = scratch();
+    const fake = makeFakeBlob(shape);
+    const bad = fake.chunks.count - 1;
+    fake.rows[bad] = { ...(fake.rows[bad] as FakeBlob["rows"][0]), digest: new Uint8Array(32) };
+    writeFileSync(join(temp.dir, "blob"), fake.blob);
+    const source = shape.from === "memory" ? memorySource(fake.blob) : await openFileSource(join(temp.dir, "blob"));
+    await using pool = openCodecPool({ threads: 2 });
+    await using cache = await open(temp.dir, fake, { source, pool });
+    expect((await failureOf(cache.ensure(allOf(fake), { why: "prefetch" }))).code).toBe("EBADMSG");
+    expect(readyChunks(cache)).toEqual(
+      Array.from({ length: fake.chunks.count }, (_, i) => i).filter((i) => i !== bad && !sharesUnit(fake, i, bad)),
+    );
+    expect(falseChunks(cache, fake)).toEqual([]);
+    const written = readDevice(cache, 0, fake.device.length);
+    const { start, end } = rangeOf(fake, bad);
+    expect(written.subarray(start, end).equals(Buffer.alloc(end - start))).toBe(true); // nothing of it
+    await source.close();
   });
 
   test("fetches the same miss once, however many wait for it", async () => {
@@ -74,15 +112,18 @@ describe("ensure()", () => {
     expect(readyChunks(cache)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8]);
   });
 
-  test("merges neighbours into requests of at most 4 MiB", async () => {
+  test.each([
+    ["demand", 4 << 20],
+    ["prefetch", 2 << 20],
+  ] as const)("for %s merges neighbours into requests of at most %p bytes", async (why, most) => {
     using temp = scratch();
-    const fake = makeFakeBlob({ seed: 6, units: 20, chunkBytes: 1 << 20, full: true });
+    const fake = makeFakeBlob({ seed: 6, units: 8, chunkBytes: 1 << 20, full: true });
     const source = memorySource(fake.blob);
     await using cache = await open(temp.dir, fake, { source });
-    await cache.ensure(allOf(fake), { why: "prefetch" });
+    await cache.ensure(allOf(fake), { why });
     const lengths = source.reads.map(({ range }) => range.end - range.start);
-    expect(Math.max(...lengths)).toBe(4 << 20);
-    expect(lengths.length).toBeLessThan(8);
+    expect(Math.max(...lengths)).toBe(most);
+    expect(lengths.length).toBe((8 << 20) / most);
   });
 
   test.each([
