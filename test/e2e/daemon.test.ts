@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { request } from "node:http";
+import { createServer } from "node:net";
 import { join } from "node:path";
 import { ERROR_CODES } from "../../src/base/errors.ts";
 import { findMount } from "../../src/os/mount.ts";
@@ -182,6 +183,22 @@ describe.skipIf(!canMount)("the daemon", () => {
       expect([there.status, there.stderr]).toEqual([here.status, here.stderr]);
     }
     expect((await listed()).length).toBe(1);
+  });
+
+  test("gives a mount up when who asked for it is interrupted", async () => {
+    const silent = createServer(() => undefined).listen(0, "127.0.0.1");
+    await new Promise((resolve) => silent.once("listening", resolve));
+    const { port } = silent.address() as { port: number };
+    const asking = Bun.spawn(home.command("mount", `docker://127.0.0.1:${port}/a:b`, home.mountpoint("a")), {
+      stderr: "pipe",
+    });
+    while ((await listed()).length === 0) await Bun.sleep(10);
+    expect((await listed()).map(({ state }) => state)).toEqual(["starting"]);
+    asking.kill("SIGINT");
+    expect(await asking.exited).toBe(ERROR_CODES.ECANCELED.exit);
+    while ((await listed()).length > 0) await Bun.sleep(10);
+    expect(JSON.parse(await home.ok("daemon", "status", "--json"))).toMatchObject({ mounts: 0, images: 0 });
+    silent.close();
   });
 
   test("tells a program of another version that it is one, and stops for it", async () => {
