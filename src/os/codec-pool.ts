@@ -55,6 +55,11 @@ export interface FillJob {
   readonly deviceFd: number;
 }
 
+/** Whether someone waits for a job. */
+export interface FillUrgency {
+  readonly isUrgent: boolean;
+}
+
 /** Numbers of a unit; `compressor` is a position in {@link COMPRESSOR_ORDER}. */
 export const UNIT_ROW = { offset: 0, sizeBytes: 1, compressor: 2, unitBytes: 3, chunks: 4, length: 5 } as const;
 /** Numbers of a chunk; `check` is its CRC-32C, or one of {@link CHUNK_CHECK}. */
@@ -91,7 +96,11 @@ export interface CodecPool extends AsyncDisposable {
   readonly threads: number;
   /** The verified uncompressed bytes of each unit, or why there are none. */
   decode(job: DecodeJob): Promise<readonly (Uint8Array | DecodeFailure)[]>;
-  /** Writes each unit to the device: undefined where its verified bytes are in the file, or why they are not. */
-  fill(job: FillJob): Promise<readonly (DecodeFailure | undefined)[]>;
+  /**
+   * Writes each unit to the device: undefined where its verified bytes are in the file, or why they are not. Jobs wait
+   * for an idle thread, the urgent ones first.
+   * @param urgency looked at when a thread is idle: a job may become urgent while it waits
+   */
+  fill(job: FillJob, urgency: FillUrgency): Promise<readonly (DecodeFailure | undefined)[]>;
   encode(job: EncodeJob): Promise<EncodedPieces>;
 }

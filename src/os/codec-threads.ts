@@ -1,6 +1,14 @@
 import { availableParallelism } from "node:os";
 import { NydusError } from "../base/errors.ts";
-import type { CodecPool, DecodeFailure, DecodeJob, EncodedPieces, EncodeJob, FillJob } from "./codec-pool.ts";
+import type {
+  CodecPool,
+  DecodeFailure,
+  DecodeJob,
+  EncodedPieces,
+  EncodeJob,
+  FillJob,
+  FillUrgency,
+} from "./codec-pool.ts";
 import { CODEC_ROLE, type CodecReply, type CodecRequest, type CodecResult, codecThreadUrl } from "./codec-thread.ts";
 import { spawnThread, type Thread } from "./thread.ts";
 
@@ -53,6 +61,9 @@ function buffersOf({ kind, job }: CodecRequest): ArrayBuffer[] {
 class ThreadedCodecPool implements CodecPool {
   readonly threads: number;
   readonly #started: PoolThread[] = [];
+  /** Jobs that fill, and those that wait to: here and not with a thread, so that an urgent one can overtake. */
+  #filling = 0;
+  readonly #waiting: { readonly urgency: FillUrgency; readonly start: () => void }[] = [];
   #nextId = 0;
   #closed = false;
 
@@ -64,8 +75,30 @@ class ThreadedCodecPool implements CodecPool {
     return (await this.#call("decode", job)) as readonly (Uint8Array | DecodeFailure)[];
   }
 
-  async fill(job: FillJob): Promise<readonly (DecodeFailure | undefined)[]> {
-    return (await this.#call("fill", job)) as readonly (DecodeFailure | undefined)[];
+  async fill(job: FillJob, urgency: FillUrgency): Promise<readonly (DecodeFailure | undefined)[]> {
+    await this.#idleThread(urgency);
+    try {
+      return (await this.#call("fill", job)) as readonly (DecodeFailure | undefined)[];
+    } finally {
+      this.#filling--;
+      this.#startNext();
+    }
+  }
+
+  /** Waits until fewer jobs fill than there are threads; counts this one as filling then. */
+  async #idleThread(urgency: FillUrgency): Promise<void> {
+    await new Promise<void>((start) => {
+      this.#waiting.push({ urgency, start });
+      this.#startNext();
+    });
+  }
+
+  #startNext(): void {
+    if (this.#filling >= this.threads || this.#waiting.length === 0) return;
+    const urgent = this.#waiting.findIndex(({ urgency }) => urgency.isUrgent);
+    const [next] = this.#waiting.splice(Math.max(0, urgent), 1);
+    this.#filling++;
+    next?.start();
   }
 
   async encode(job: EncodeJob): Promise<EncodedPieces> {

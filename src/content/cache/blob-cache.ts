@@ -236,11 +236,10 @@ export class BlobCache implements AsyncDisposable {
     const [first, last] = [missing[0], missing.at(-1)];
     if (first === undefined || last === undefined) return;
     const end = this.chunks.deviceOffset(last) + this.chunks.sizeBytes(last);
-    const range = this.#ahead.behind({ start: this.chunks.deviceOffset(first), end });
+    const range = this.#ahead.around({ start: this.chunks.deviceOffset(first), end });
+    const span = chunksOf(this.chunks, { start: range.start, end: Math.min(range.end, this.sizeBytes) });
     const wanted: number[] = [];
-    for (let i = last + 1; i < this.chunks.count && this.chunks.deviceOffset(i) < range.end; i++) {
-      if (this.#isWorthFetching(i)) wanted.push(i);
-    }
+    for (let i = span.first; i < span.end; i++) if (this.#isWorthFetching(i)) wanted.push(i);
     this.#launch(wanted, "ahead");
   }
 

@@ -26,13 +26,14 @@ export class FetchQueue {
     this.#pump();
   }
 
-  /** Puts a fetch that waits where a reader's are: one waits for it now. */
+  /** Makes a fetch a reader's: one waits for it now. */
   promote(fetch: QueuedFetch): void {
+    if (fetch.lane === "demand") return;
     const waiting = this.#waiting[fetch.lane];
     const at = waiting.indexOf(fetch);
-    if (fetch.lane === "demand" || at < 0) return;
-    waiting.splice(at, 1);
     fetch.lane = "demand";
+    if (at < 0) return;
+    waiting.splice(at, 1);
     this.add(fetch);
   }
 

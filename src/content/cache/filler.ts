@@ -65,13 +65,13 @@ export class Filler {
     const { chunks, pool, deviceFd } = this.#options;
     const failures = new Map<number, NydusError>();
     const jobs = planJobs({ chunks, deviceFd, threads: pool.threads }, flight.plan, data);
-    await Promise.all(jobs.map((job) => this.#run(job, failures)));
+    await Promise.all(jobs.map((job) => this.#run(job, flight, failures)));
     return failures;
   }
 
-  async #run({ job, units }: PlannedJob, failures: Map<number, NydusError>): Promise<void> {
+  async #run({ job, units }: PlannedJob, flight: Flight, failures: Map<number, NydusError>): Promise<void> {
     const { chunks, pool, place, onLanded } = this.#options;
-    const results = await pool.fill(job).catch((error: unknown) => asNydusError(error));
+    const results = await pool.fill(job, flight).catch((error: unknown) => asNydusError(error));
     const landed: number[] = [];
     for (const [u, unit] of units.entries()) {
       const failure = results instanceof NydusError ? results : results[u];

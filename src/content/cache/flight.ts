@@ -44,6 +44,11 @@ export class Flight implements QueuedFetch {
     });
   }
 
+  /** Whether a reader waits for it. */
+  get isUrgent(): boolean {
+    return this.lane === "demand";
+  }
+
   /** Aborted when the fetch is of no use any more. */
   get signal(): AbortSignal {
     return this.#abort.signal;

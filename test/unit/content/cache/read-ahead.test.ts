@@ -2,36 +2,40 @@ import { expect, test } from "bun:test";
 import { AHEAD_LIMITS, ReadAhead } from "../../../../src/content/cache/read-ahead.ts";
 
 const MIB = 1 << 20;
-const STEP = 64 << 10;
+const STEP = 16 << 10;
+const { windowBytes, firstBytes, mostBytes, gapBytes } = AHEAD_LIMITS;
 
-function aheadBytes(ahead: ReadAhead, start: number): number {
-  const { end } = ahead.behind({ start, end: start + STEP });
-  return end - start - STEP;
-}
-
-test("a reader that goes on gets twice as much with each miss, up to a limit", () => {
-  const ahead = new ReadAhead();
-  const found: number[] = [];
-  let at = 0;
-  for (let i = 0; i < 6; i++) {
-    const { end } = ahead.behind({ start: at, end: at + STEP });
-    found.push((end - at - STEP) / AHEAD_LIMITS.firstBytes);
-    at = end + 1000;
+test("a miss brings the window around it", () => {
+  for (const at of [0, STEP, windowBytes - STEP, 7 * windowBytes + 5 * STEP]) {
+    const { start, end } = new ReadAhead().around({ start: at, end: at + STEP });
+    expect([start % windowBytes, end - start]).toEqual([0, windowBytes]);
+    expect(start <= at && at + STEP <= end).toBe(true);
   }
-  expect(found).toEqual([1, 2, 4, 8, 8, 8]);
+  const long = new ReadAhead().around({ start: STEP, end: 3 * windowBytes + STEP });
+  expect(long).toEqual({ start: 0, end: 4 * windowBytes });
 });
 
-test("a reader that jumps gets the same each time", () => {
+test("a reader that goes on gets what follows, twice as much with each miss, up to a limit", () => {
   const ahead = new ReadAhead();
-  for (const at of [900, 300, 700, 100, 500]) expect(aheadBytes(ahead, at * MIB)).toBe(AHEAD_LIMITS.firstBytes);
+  let at = ahead.around({ start: 0, end: STEP }).end + 1000;
+  const found: number[] = [];
+  for (let i = 0; i < 5; i++) {
+    const { start, end } = ahead.around({ start: at, end: at + STEP });
+    expect(start).toBe(at);
+    found.push(end - at - STEP);
+    at = end + gapBytes;
+  }
+  expect(found).toEqual([1, 2, 4, 8, 16].map((times) => Math.min(mostBytes, firstBytes * times)));
 });
 
-test("a miss within what is on its way for a reader asks for no more than it would behind it", () => {
+test("a reader that jumps, or goes backwards, gets a window each time", () => {
   const ahead = new ReadAhead();
-  const { end } = ahead.behind({ start: 0, end: STEP });
-  const next = ahead.behind({ start: STEP, end: 2 * STEP });
-  expect(next.end).toBe(2 * STEP + 2 * AHEAD_LIMITS.firstBytes);
-  expect(next.end).toBeGreaterThan(end);
+  for (const at of [900, 300, 299, 700, 699, 100]) {
+    expect(ahead.around({ start: at * MIB, end: at * MIB + STEP })).toEqual({
+      start: Math.floor((at * MIB) / windowBytes) * windowBytes,
+      end: Math.floor((at * MIB) / windowBytes + 1) * windowBytes,
+    });
+  }
 });
 
 test("readers that take turns do not disturb one another", () => {
@@ -39,14 +43,13 @@ test("readers that take turns do not disturb one another", () => {
   const ends = [0, 1, 2, 3].map((reader) => reader * 1000 * MIB);
   const sizes = [1, 2, 3].map(() =>
     ends.map((start, reader) => {
-      const { end } = ahead.behind({ start, end: start + STEP });
+      const { end } = ahead.around({ start, end: start + STEP });
       ends[reader] = end;
-      return (end - start - STEP) / AHEAD_LIMITS.firstBytes;
+      return end - start - STEP;
     }),
   );
-  expect(sizes).toEqual([
-    [1, 1, 1, 1],
-    [2, 2, 2, 2],
-    [4, 4, 4, 4],
-  ]);
+  for (const [i, row] of sizes.entries()) {
+    const wanted = i === 0 ? windowBytes - STEP : firstBytes * i;
+    expect(row).toEqual([wanted, wanted, wanted, wanted]);
+  }
 });
