@@ -1,11 +1,12 @@
 import { closeSync, fstatSync, openSync, readdirSync, readSync, rmSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate as pause, setTimeout as sleep } from "node:timers/promises";
-import { BLOCK_BYTES, equalBytes } from "../../base/bytes.ts";
+import { BLOCK_BYTES, equalBytes, viewOf } from "../../base/bytes.ts";
 import { asNydusError } from "../../base/errors.ts";
 import { bytes, struct, u32, u64 } from "../../base/struct.ts";
 import type { ChunkMap } from "../../format/rafs/chunk-map.ts";
 import { tryLock } from "../../os/file-lock.ts";
+import { collectYoung } from "../../os/memory.ts";
 import { type CachePlace, ownPath, parseCacheName } from "./cache-names.ts";
 import { identityOf } from "./ready-map.ts";
 
@@ -13,8 +14,13 @@ const MAGIC = new TextEncoder().encode("NYDUSER1");
 
 /** First bytes of a user file; zeros until the rows behind it are complete. */
 const UserHeader = struct("cache user header", 16, { magic: [0, bytes(8)], rows: [8, u64] });
+const IDENTITY_BYTES = 16;
 /** A chunk, and so much of its digest that no other content has the same. */
-const UserRow = struct("cache user row", 24, { block: [0, u32], sizeBytes: [4, u32], identity: [8, bytes(16)] });
+const UserRow = struct("cache user row", 24, {
+  block: [0, u32],
+  sizeBytes: [4, u32],
+  identity: [8, bytes(IDENTITY_BYTES)],
+});
 
 /** Rows written, or compared, without a pause for others. */
 const STEP_ROWS = 8192;
@@ -68,6 +74,7 @@ export class CacheUser {
     for (let first = 0; first < count; first += STEP_ROWS) {
       if (first > 0) await pause();
       if (this.#closed) return;
+      if (first > 0) collectYoung();
       const rows = encodeRows(this.#chunks, first, Math.min(count, first + STEP_ROWS));
       writeAt(this.#fd, rows, UserHeader.sizeBytes + first * UserRow.sizeBytes);
     }
@@ -149,14 +156,16 @@ class OverlapCheck {
   }
 }
 
+/** By hand: objects for each row of a million would be more memory than the image may take. */
 function encodeRows(chunks: ChunkMap, first: number, end: number): Uint8Array {
   const rows = new Uint8Array((end - first) * UserRow.sizeBytes);
+  const view = viewOf(rows);
   for (let i = first; i < end; i++) {
-    UserRow.write(rows, (i - first) * UserRow.sizeBytes, {
-      block: chunks.deviceOffset(i) / BLOCK_BYTES,
-      sizeBytes: chunks.sizeBytes(i),
-      identity: identityOf(chunks, i).identity.subarray(0, 16),
-    });
+    const at = (i - first) * UserRow.sizeBytes;
+    view.setUint32(at + UserRow.at.block, chunks.deviceOffset(i) / BLOCK_BYTES, true);
+    view.setUint32(at + UserRow.at.sizeBytes, chunks.sizeBytes(i), true);
+    const identity = chunks.digest(i) ?? identityOf(chunks, i).identity;
+    for (let k = 0; k < IDENTITY_BYTES; k++) rows[at + UserRow.at.identity + k] = identity[k] as number;
   }
   return rows;
 }

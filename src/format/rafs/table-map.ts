@@ -180,7 +180,8 @@ export class TableRows {
 function plainMap(rows: TableRows, blob: BlobInfo): ChunkMap {
   for (let i = 0; i < rows.count; i++) {
     const compressed = (rows.flags(i) & CHUNK_FLAGS.compressed) !== 0;
-    const [size, blobSize] = [rows.size(i), rows.blobSize(i)];
+    const size = rows.size(i); // not as a pair: that would be an array for each of a million chunks
+    const blobSize = rows.blobSize(i);
     if (blobSize === 0 || (!compressed && blobSize !== size))
       throw rows.error(i, `${size} bytes, ${blobSize} in the blob`);
   }

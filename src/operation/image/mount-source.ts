@@ -7,6 +7,7 @@ import { Closers } from "../../content/store/closers.ts";
 import type { Platform } from "../../format/oci/manifest.ts";
 import type { CodecPool } from "../../os/codec-pool.ts";
 import { openCodecPool } from "../../os/codec-threads.ts";
+import { releaseMemory } from "../../os/memory.ts";
 import type { MountSource } from "../mount/served-mount.ts";
 import { type OpenedImage, openBootstrap, openEachDevice, openImage } from "./open.ts";
 import { pinBootstrap } from "./pin-bootstrap.ts";
@@ -62,6 +63,9 @@ const NO_CACHE: CacheStats = {
   filledBytes: 0,
   chunksFailed: 0,
 };
+
+/** From so many bytes of bootstrap on opening leaves garbage that is worth collecting at once. */
+const LARGE_BOOTSTRAP_BYTES = 16 << 20;
 
 /** Images opened for mounting by one process: one set of codec threads, one opening of each image, shared caches. */
 export class MountSources implements AsyncDisposable {
@@ -180,6 +184,8 @@ export class MountSources implements AsyncDisposable {
     stack.move();
     const shared = { key, image, caches, users: 1 };
     this.#images.set(key, shared);
+    // Before the tables that a mount adds: what opening a million files has thrown away is as large as they are.
+    if (image.bootstrap.length >= LARGE_BOOTSTRAP_BYTES) releaseMemory();
     this.#blobBytes += image.devices.reduce((total, { source }) => total + source.sizeBytes, 0);
     return shared;
   }
