@@ -236,10 +236,13 @@ export class BlobCache implements AsyncDisposable {
     const [first, last] = [missing[0], missing.at(-1)];
     if (first === undefined || last === undefined) return;
     const end = this.chunks.deviceOffset(last) + this.chunks.sizeBytes(last);
-    const range = this.#ahead.around({ start: this.chunks.deviceOffset(first), end });
+    const unitBytes = missing.reduce((most, i) => Math.max(most, this.chunks.blobSizeBytes(i)), 0);
+    const range = this.#ahead.around({ start: this.chunks.deviceOffset(first), end }, unitBytes);
     const span = chunksOf(this.chunks, { start: range.start, end: Math.min(range.end, this.sizeBytes) });
     const wanted: number[] = [];
-    for (let i = span.first; i < span.end; i++) if (this.#isWorthFetching(i)) wanted.push(i);
+    for (let i = span.first; i < span.end; i++) {
+      if (this.chunks.blobSizeBytes(i) <= range.mostUnitBytes && this.#isWorthFetching(i)) wanted.push(i);
+    }
     this.#launch(wanted, "ahead");
   }
 

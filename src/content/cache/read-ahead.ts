@@ -1,14 +1,18 @@
 import type { ByteRange } from "../../base/bytes.ts";
 
-/** Limits of reading more than was asked for, device bytes. */
+/** Limits of reading more than was asked for; chosen by measuring, see this folder's README. */
 export const AHEAD_LIMITS = {
-  /** A miss brings the window that it lies in: windows are as long, and begin at multiples of it. */
-  windowBytes: 1 << 20,
-  /** A miss that continues the one before brings what follows: so much, and twice as much each time. */
-  firstBytes: 2 << 20,
+  /** A unit of at most so many bytes in the blob is small: mostly a small file, among others of its directory. */
+  smallBytes: 64 << 10,
+  /** A miss of small units brings the small ones of the window it lies in; windows begin at multiples of their length. */
+  smallWindowBytes: 1 << 20,
+  /** A miss of others brings what lies in this window, of any size. */
+  windowBytes: 384 << 10,
+  /** A miss so near behind what was read ahead of the one before, in device bytes, continues it. */
+  gapBytes: 128 << 10,
+  /** The second miss that continues, and those after it, bring what follows: so much, and twice as much each time. */
+  firstBytes: 1 << 20,
   mostBytes: 8 << 20,
-  /** A miss so near behind what has been read ahead continues it. */
-  gapBytes: 256 << 10,
   /** Readers that are told apart. */
   readers: 8,
 } as const;
@@ -18,8 +22,14 @@ interface Reader {
   readonly start: number;
   /** Of what has been read ahead. */
   readonly end: number;
-  /** 0 for the first miss. */
-  readonly aheadBytes: number;
+  /** Misses that continued the first one. */
+  readonly continued: number;
+}
+
+/** What to read beside a miss. */
+export interface AheadRange extends ByteRange {
+  /** Units that take more of the blob are left out. */
+  readonly mostUnitBytes: number;
 }
 
 /**
@@ -30,17 +40,32 @@ export class ReadAhead {
   /** The one that came last is the last. */
   readonly #readers: Reader[] = [];
 
-  /** What to read beside a miss, which it holds. */
-  around(miss: ByteRange): ByteRange {
-    const { windowBytes, firstBytes, mostBytes, gapBytes, readers } = AHEAD_LIMITS;
+  /** @param miss in the device @param unitBytes of its largest unit in the blob */
+  around(miss: ByteRange, unitBytes: number): AheadRange {
+    const { gapBytes, readers } = AHEAD_LIMITS;
     const at = this.#readers.findIndex(({ start, end }) => miss.start >= start && miss.start <= end + gapBytes);
     const [before] = at < 0 ? [] : this.#readers.splice(at, 1);
-    const aheadBytes = before === undefined ? 0 : Math.min(mostBytes, Math.max(firstBytes, before.aheadBytes * 2));
-    const windowEnd = Math.ceil(miss.end / windowBytes) * windowBytes;
-    const end = before === undefined ? windowEnd : Math.max(before.end, miss.end + aheadBytes);
-    this.#readers.push({ start: miss.start, end, aheadBytes });
+    const continued = before === undefined ? 0 : before.continued + 1;
+    const range = continued < 2 ? windowOf(miss, unitBytes) : behind(miss, continued);
+    const end = Math.max(before?.end ?? 0, range.end);
+    this.#readers.push({ start: miss.start, end, continued });
     if (this.#readers.length > readers) this.#readers.shift();
-    const start = before === undefined ? Math.floor(miss.start / windowBytes) * windowBytes : miss.start;
-    return { start, end };
+    return { ...range, end };
   }
+}
+
+function windowOf(miss: ByteRange, unitBytes: number): AheadRange {
+  const isSmall = unitBytes <= AHEAD_LIMITS.smallBytes;
+  const bytes = isSmall ? AHEAD_LIMITS.smallWindowBytes : AHEAD_LIMITS.windowBytes;
+  return {
+    start: Math.floor(miss.start / bytes) * bytes,
+    end: Math.ceil(miss.end / bytes) * bytes,
+    mostUnitBytes: isSmall ? AHEAD_LIMITS.smallBytes : Number.POSITIVE_INFINITY,
+  };
+}
+
+function behind(miss: ByteRange, continued: number): AheadRange {
+  const { firstBytes, mostBytes } = AHEAD_LIMITS;
+  const bytes = Math.min(mostBytes, firstBytes * 2 ** Math.min(30, continued - 2));
+  return { start: miss.start, end: miss.end + bytes, mostUnitBytes: Number.POSITIVE_INFINITY };
 }

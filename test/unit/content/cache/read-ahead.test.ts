@@ -3,53 +3,57 @@ import { AHEAD_LIMITS, ReadAhead } from "../../../../src/content/cache/read-ahea
 
 const MIB = 1 << 20;
 const STEP = 16 << 10;
-const { windowBytes, firstBytes, mostBytes, gapBytes } = AHEAD_LIMITS;
+const { smallBytes, smallWindowBytes, windowBytes, firstBytes, mostBytes, gapBytes } = AHEAD_LIMITS;
+const SMALL = 100;
+const LARGE = smallBytes + 1;
 
-test("a miss brings the window around it", () => {
-  for (const at of [0, STEP, windowBytes - STEP, 7 * windowBytes + 5 * STEP]) {
-    const { start, end } = new ReadAhead().around({ start: at, end: at + STEP });
-    expect([start % windowBytes, end - start]).toEqual([0, windowBytes]);
-    expect(start <= at && at + STEP <= end).toBe(true);
+test.each([
+  ["small", SMALL, smallWindowBytes, smallBytes],
+  ["large", LARGE, windowBytes, Number.POSITIVE_INFINITY],
+])("a miss of %s units brings the window around it", (_what, unitBytes, window, mostUnitBytes) => {
+  for (const at of [0, STEP, window - STEP, 7 * window + 5 * STEP]) {
+    const range = new ReadAhead().around({ start: at, end: at + STEP }, unitBytes);
+    expect([range.start % window, range.end - range.start, range.mostUnitBytes]).toEqual([0, window, mostUnitBytes]);
+    expect(range.start <= at && at + STEP <= range.end).toBe(true);
   }
-  const long = new ReadAhead().around({ start: STEP, end: 3 * windowBytes + STEP });
-  expect(long).toEqual({ start: 0, end: 4 * windowBytes });
+  const long = new ReadAhead().around({ start: STEP, end: 3 * window + STEP }, unitBytes);
+  expect(long).toEqual({ start: 0, end: 4 * window, mostUnitBytes });
 });
 
-test("a reader that goes on gets what follows, twice as much with each miss, up to a limit", () => {
-  const ahead = new ReadAhead();
-  let at = ahead.around({ start: 0, end: STEP }).end + 1000;
-  const found: number[] = [];
-  for (let i = 0; i < 5; i++) {
-    const { start, end } = ahead.around({ start: at, end: at + STEP });
-    expect(start).toBe(at);
-    found.push(end - at - STEP);
+/** Bytes that are read ahead of each of some misses of a reader that always continues. */
+function goOn(ahead: ReadAhead, from: number, misses: number): number[] {
+  let at = from;
+  return Array.from({ length: misses }, () => {
+    const { end } = ahead.around({ start: at, end: at + STEP }, SMALL);
+    const bytes = end - at - STEP;
     at = end + gapBytes;
-  }
-  expect(found).toEqual([1, 2, 4, 8, 16].map((times) => Math.min(mostBytes, firstBytes * times)));
+    return bytes;
+  });
+}
+
+test("a reader that goes on gets what follows, twice as much with each miss, up to a limit", () => {
+  const [first, second, ...found] = goOn(new ReadAhead(), 0, 8);
+  expect([first, second].every((bytes) => (bytes ?? 0) < smallWindowBytes)).toBe(true); // windows still
+  expect(found).toEqual([1, 2, 4, 8, 16, 32].map((times) => Math.min(mostBytes, firstBytes * times)));
 });
 
 test("a reader that jumps, or goes backwards, gets a window each time", () => {
   const ahead = new ReadAhead();
-  for (const at of [900, 300, 299, 700, 699, 100]) {
-    expect(ahead.around({ start: at * MIB, end: at * MIB + STEP })).toEqual({
-      start: Math.floor((at * MIB) / windowBytes) * windowBytes,
-      end: Math.floor((at * MIB) / windowBytes + 1) * windowBytes,
-    });
+  for (const at of [900, 300, 299, 298, 700, 699, 100]) {
+    const { start, end } = ahead.around({ start: at * MIB + STEP, end: at * MIB + 2 * STEP }, SMALL);
+    expect([start, end]).toEqual([at * MIB, at * MIB + smallWindowBytes]);
   }
 });
 
 test("readers that take turns do not disturb one another", () => {
-  const ahead = new ReadAhead();
-  const ends = [0, 1, 2, 3].map((reader) => reader * 1000 * MIB);
-  const sizes = [1, 2, 3].map(() =>
-    ends.map((start, reader) => {
-      const { end } = ahead.around({ start, end: start + STEP });
-      ends[reader] = end;
-      return end - start - STEP;
-    }),
-  );
-  for (const [i, row] of sizes.entries()) {
-    const wanted = i === 0 ? windowBytes - STEP : firstBytes * i;
-    expect(row).toEqual([wanted, wanted, wanted, wanted]);
+  const [one, all] = [new ReadAhead(), new ReadAhead()];
+  const alone = goOn(one, 0, 5);
+  let ends = [0, 1000 * MIB, 2000 * MIB, 3000 * MIB];
+  for (let miss = 0; miss < 5; miss++) {
+    ends = ends.map((at) => {
+      const { end } = all.around({ start: at, end: at + STEP }, SMALL);
+      expect(end - at - STEP).toBe(alone[miss] ?? 0);
+      return end + gapBytes;
+    });
   }
 });
