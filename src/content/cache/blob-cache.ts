@@ -14,6 +14,7 @@ import { FETCH_LIMITS, planFetches } from "./fetch-plan.ts";
 import { type FetchLane, FetchQueue } from "./fetch-queue.ts";
 import { blobPlace, Filler } from "./filler.ts";
 import { Flight, type FlightResult } from "./flight.ts";
+import { isSmallNeighbour, runAround } from "./neighbours.ts";
 import { ReadAhead } from "./read-ahead.ts";
 import { ReadyMap } from "./ready-map.ts";
 
@@ -52,6 +53,14 @@ export const CACHE_DEFAULTS = { readTimeoutMs: 30_000, flushMs: 2_000, flushByte
 
 /** Device bytes that one step of {@link BlobCache.ensure} looks at: bounds what waits in the queue. */
 const WINDOW_BYTES = 16 << 20;
+/** What is fetched for a reader besides its own chunks: by the same requests, and by others behind them. */
+interface Beside {
+  readonly along: readonly number[];
+  readonly behind: readonly number[];
+}
+
+const NOTHING_BESIDE: Beside = { along: [], behind: [] };
+
 /**
  * The uncompressed device of one blob, filled as it is asked for: a sparse file and a map of what is ready in it.
  * A byte is written only after its chunk was verified, and a chunk is ready only after it was written. A chunk that
@@ -70,6 +79,8 @@ export class BlobCache implements AsyncDisposable {
   /** By chunk position: the flight that is to bring it. */
   readonly #inFlight = new Map<number, Flight>();
   readonly #flights = new Set<Flight>();
+  /** Called when chunks have landed. */
+  readonly #waiters = new Set<() => void>();
   readonly #stats = {
     requests: 0,
     demandBytes: 0,
@@ -205,8 +216,9 @@ export class BlobCache implements AsyncDisposable {
       else flights.add(flight);
     }
     if (why === "demand") for (const flight of flights) this.#queue.promote(flight);
-    for (const flight of this.#launch(wanted, why)) flights.add(flight);
-    if (why === "demand") this.#readAhead(missing);
+    const beside = why === "demand" ? this.#beside(missing) : NOTHING_BESIDE;
+    for (const flight of this.#launch([...wanted, ...beside.along], why)) flights.add(flight);
+    this.#launch(beside.behind, "ahead");
     return flights;
   }
 
@@ -231,19 +243,23 @@ export class BlobCache implements AsyncDisposable {
     return !this.#map.isReady(chunk) && !this.#inFlight.has(chunk) && this.#isVerifiable(chunk);
   }
 
-  /** Brings what a reader is likely to ask for next; nobody waits for it, nobody hears of failures. */
-  #readAhead(missing: readonly number[]): void {
+  /** What a reader is likely to ask for next. */
+  #beside(missing: readonly number[]): Beside {
     const [first, last] = [missing[0], missing.at(-1)];
-    if (first === undefined || last === undefined) return;
+    if (first === undefined || last === undefined) return NOTHING_BESIDE;
     const end = this.chunks.deviceOffset(last) + this.chunks.sizeBytes(last);
     const unitBytes = missing.reduce((most, i) => Math.max(most, this.chunks.blobSizeBytes(i)), 0);
     const range = this.#ahead.around({ start: this.chunks.deviceOffset(first), end }, unitBytes);
     const span = chunksOf(this.chunks, { start: range.start, end: Math.min(range.end, this.sizeBytes) });
-    const wanted: number[] = [];
-    for (let i = span.first; i < span.end; i++) {
-      if (this.chunks.blobSizeBytes(i) <= range.mostUnitBytes && this.#isWorthFetching(i)) wanted.push(i);
+    if (range.onlySmall) {
+      const isGood = (i: number): boolean => this.#isWorthFetching(i) && isSmallNeighbour(this.chunks, i);
+      return { along: runAround(span, { first, last }, isGood), behind: [] };
     }
-    this.#launch(wanted, "ahead");
+    const behind: number[] = [];
+    for (let i = span.first; i < span.end; i++) {
+      if ((i < first || i > last) && this.#isWorthFetching(i)) behind.push(i);
+    }
+    return { along: [], behind };
   }
 
   #forget(flight: Flight): void {
@@ -255,15 +271,28 @@ export class BlobCache implements AsyncDisposable {
     flights: ReadonlySet<Flight>,
     signal: AbortSignal | undefined,
   ): Promise<void> {
-    const results = await Promise.all([...flights].map((flight) => flight.join(signal)));
-    for (const chunk of missing) {
-      if (this.#map.isReady(chunk)) continue;
-      const failure = results.map((result) => result.get(chunk)).find((found) => found !== undefined);
-      throw (
-        failure ??
-        new NydusError("EFAULT", "Cannot read blob: a chunk neither landed nor failed", this.#placeOf([chunk]))
-      );
+    // Whatever else comes with them: a reader waits for its own chunks only.
+    let settle = (): void => undefined;
+    const wanted = new Promise<undefined>((resolve) => {
+      settle = () => resolve(undefined);
+    });
+    const waiter = (): void => {
+      if (missing.every((chunk) => this.#map.isReady(chunk))) settle();
+    };
+    this.#waiters.add(waiter);
+    try {
+      const results = await Promise.all([...flights].map((flight) => flight.join(wanted, signal)));
+      for (const chunk of missing) this.#refuseFailed(chunk, results);
+    } finally {
+      this.#waiters.delete(waiter);
     }
+  }
+
+  #refuseFailed(chunk: number, results: readonly (FlightResult | undefined)[]): void {
+    if (this.#map.isReady(chunk)) return;
+    const failure = results.map((result) => result?.get(chunk)).find((found) => found !== undefined);
+    if (failure !== undefined) throw failure;
+    throw new NydusError("EFAULT", "Cannot read blob: a chunk neither landed nor failed", this.#placeOf([chunk]));
   }
 
   async #fly(flight: Flight): Promise<FlightResult> {
@@ -295,6 +324,7 @@ export class BlobCache implements AsyncDisposable {
       this.#map.setReady(chunk);
       bytes += this.chunks.sizeBytes(chunk);
     }
+    for (const waiter of this.#waiters) waiter();
     this.#stats.chunksFilled += landed.length;
     this.#stats.filledBytes += bytes;
     this.#unflushedBytes += bytes;

@@ -75,11 +75,15 @@ export class Flight implements QueuedFetch {
     this.#settle(result);
   }
 
-  /** Waits for the landing. @throws the signal's reason when it is aborted before */
-  async join(signal: AbortSignal | undefined): Promise<FlightResult> {
+  /**
+   * Waits for the landing, or for what the caller wants of it.
+   * @returns undefined when that came first
+   * @throws the signal's reason when it is aborted before
+   */
+  async join(wanted: Promise<undefined>, signal: AbortSignal | undefined): Promise<FlightResult | undefined> {
     this.#waiters++;
     try {
-      return await orAborted(this.landed, signal);
+      return await orAborted(Promise.race([this.landed, wanted]), signal);
     } catch (error) {
       if (this.#waiters === 1) this.#desert();
       throw error;

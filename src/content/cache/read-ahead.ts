@@ -4,10 +4,13 @@ import type { ByteRange } from "../../base/bytes.ts";
 export const AHEAD_LIMITS = {
   /** A unit of at most so many bytes in the blob is small: mostly a small file, among others of its directory. */
   smallBytes: 64 << 10,
-  /** A miss of small units brings the small ones of the window it lies in; windows begin at multiples of their length. */
+  /**
+   * A miss of small units brings the small ones that lie without a break around it in this window, by the same
+   * request; windows begin at multiples of their length.
+   */
   smallWindowBytes: 1 << 20,
-  /** A miss of others brings what lies in this window, of any size. */
-  windowBytes: 384 << 10,
+  /** A miss of others brings what lies in this window, of any size, by requests behind its own. */
+  windowBytes: 512 << 10,
   /** A miss so near behind what was read ahead of the one before, in device bytes, continues it. */
   gapBytes: 128 << 10,
   /** The second miss that continues, and those after it, bring what follows: so much, and twice as much each time. */
@@ -28,8 +31,8 @@ interface Reader {
 
 /** What to read beside a miss. */
 export interface AheadRange extends ByteRange {
-  /** Units that take more of the blob are left out. */
-  readonly mostUnitBytes: number;
+  /** Whether only small units are meant, those that lie around the miss without a break. */
+  readonly onlySmall: boolean;
 }
 
 /**
@@ -60,12 +63,12 @@ function windowOf(miss: ByteRange, unitBytes: number): AheadRange {
   return {
     start: Math.floor(miss.start / bytes) * bytes,
     end: Math.ceil(miss.end / bytes) * bytes,
-    mostUnitBytes: isSmall ? AHEAD_LIMITS.smallBytes : Number.POSITIVE_INFINITY,
+    onlySmall: isSmall,
   };
 }
 
 function behind(miss: ByteRange, continued: number): AheadRange {
   const { firstBytes, mostBytes } = AHEAD_LIMITS;
   const bytes = Math.min(mostBytes, firstBytes * 2 ** Math.min(30, continued - 2));
-  return { start: miss.start, end: miss.end + bytes, mostUnitBytes: Number.POSITIVE_INFINITY };
+  return { start: miss.start, end: miss.end + bytes, onlySmall: false };
 }

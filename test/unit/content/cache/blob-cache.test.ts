@@ -17,6 +17,7 @@ import { join } from "node:path";
 import { NydusError } from "../../../../src/base/errors.ts";
 import type { BlobCacheOptions } from "../../../../src/content/cache/blob-cache.ts";
 import { openFileSource } from "../../../../src/content/store/file-source.ts";
+import type { FillJob } from "../../../../src/os/codec-pool.ts";
 import { openCodecPool } from "../../../../src/os/codec-threads.ts";
 import {
   allOf,
@@ -27,7 +28,14 @@ import {
   readyChunks,
   scratch,
 } from "../../../kit/cache-lab.ts";
-import { chunkMapOver, type FakeBlob, makeFakeBlob, memorySource, randomOf } from "../../../kit/fake-blob.ts";
+import {
+  chunkMapOver,
+  type FakeBlob,
+  inlinePool,
+  makeFakeBlob,
+  memorySource,
+  randomOf,
+} from "../../../kit/fake-blob.ts";
 import { failureOf } from "../../../suite/byte-source.ts";
 
 const isRoot = process.getuid?.() === 0;
@@ -107,9 +115,36 @@ describe("ensure()", () => {
     await Bun.sleep(20);
     expect(readyChunks(cache)).toEqual([0]);
     await cache.ensure(rangeOf(fake, 2));
-    await cache.ensure({ start: 0, end: 768 << 10 }, { why: "prefetch" });
+    await cache.ensure({ start: 0, end: 512 << 10 }, { why: "prefetch" });
     expect(source.reads.map(({ why }) => why)).toEqual(["prefetch", "demand", "prefetch", "prefetch"]);
-    expect(readyChunks(cache)).toEqual([0, 1, 2, 3, 4, 5]);
+    expect(readyChunks(cache)).toEqual([0, 1, 2, 3]);
+  });
+
+  test("brings the small chunks around a small one by the same request, up to a large one", async () => {
+    using temp = scratch();
+    const fake = makeFakeBlob({ seed: 5, units: 12, chunkBytes: 20_000, full: true });
+    fake.rows[9] = { ...(fake.rows[9] as FakeBlob["rows"][0]), blobSizeBytes: 70_000, digest: undefined };
+    const source = memorySource(fake.blob);
+    await using cache = await open(temp.dir, fake, { source });
+    await cache.ensure(rangeOf(fake, 4));
+    expect(source.reads.map(({ why }) => why)).toEqual(["demand"]);
+    expect(readyChunks(cache)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8]);
+  });
+
+  test("a reader does not wait for what comes along with its chunks", async () => {
+    using temp = scratch();
+    const fake = makeFakeBlob({ seed: 5, units: 17, chunkBytes: 60_000, full: true });
+    const pool = inlinePool(2);
+    let jobs = 0;
+    const never = {
+      ...pool,
+      fill: async (job: FillJob) =>
+        ++jobs === 2 ? new Promise<never>(() => undefined) : pool.fill(job, { isUrgent: true }),
+    };
+    const cache = await open(temp.dir, fake, { pool: never });
+    await cache.ensure(rangeOf(fake, 1));
+    expect([jobs, readyChunks(cache).includes(1), readyChunks(cache).length < 17]).toEqual([2, true, true]);
+    void cache.close();
   });
 
   test.each([

@@ -8,16 +8,16 @@ const SMALL = 100;
 const LARGE = smallBytes + 1;
 
 test.each([
-  ["small", SMALL, smallWindowBytes, smallBytes],
-  ["large", LARGE, windowBytes, Number.POSITIVE_INFINITY],
-])("a miss of %s units brings the window around it", (_what, unitBytes, window, mostUnitBytes) => {
+  ["small", SMALL, smallWindowBytes, true],
+  ["large", LARGE, windowBytes, false],
+])("a miss of %s units brings the window around it", (_what, unitBytes, window, onlySmall) => {
   for (const at of [0, STEP, window - STEP, 7 * window + 5 * STEP]) {
     const range = new ReadAhead().around({ start: at, end: at + STEP }, unitBytes);
-    expect([range.start % window, range.end - range.start, range.mostUnitBytes]).toEqual([0, window, mostUnitBytes]);
+    expect([range.start % window, range.end - range.start, range.onlySmall]).toEqual([0, window, onlySmall]);
     expect(range.start <= at && at + STEP <= range.end).toBe(true);
   }
   const long = new ReadAhead().around({ start: STEP, end: 3 * window + STEP }, unitBytes);
-  expect(long).toEqual({ start: 0, end: 4 * window, mostUnitBytes });
+  expect(long).toEqual({ start: 0, end: 4 * window, onlySmall });
 });
 
 /** Bytes that are read ahead of each of some misses of a reader that always continues. */
