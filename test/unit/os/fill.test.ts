@@ -1,0 +1,84 @@
+import { expect, test } from "bun:test";
+import { createHash } from "node:crypto";
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { CHUNK_CHECK, type FillJob } from "../../../src/os/codec-pool.ts";
+import { openCodecPool } from "../../../src/os/codec-threads.ts";
+
+const CHUNK_BYTES = 5000;
+
+/** A job of plain chunks, each its own unit, with a hole of a block behind every third one. */
+function jobOf(deviceFd: number, first: number, count: number): FillJob & { readonly offsets: readonly number[] } {
+  const data = Uint8Array.from({ length: count * CHUNK_BYTES }, (_, i) => (i * 7 + first) % 251);
+  const offsets = Array.from({ length: count }, (_, i) => (first + i) * 8192 + Math.floor(i / 3) * 4096);
+  const units = offsets.flatMap((_, i) => [i * CHUNK_BYTES, CHUNK_BYTES, 0, CHUNK_BYTES, 1]);
+  const chunks = offsets.flatMap((offset) => [offset, 0, CHUNK_BYTES, CHUNK_CHECK.digest]);
+  const digests = new Uint8Array(count * 32);
+  for (let i = 0; i < count; i++) {
+    digests.set(
+      createHash("sha256")
+        .update(data.subarray(i * CHUNK_BYTES, (i + 1) * CHUNK_BYTES))
+        .digest(),
+      i * 32,
+    );
+  }
+  const rows = { units: new Float64Array(units), chunks: new Float64Array(chunks), digests };
+  return { data, digester: "sha256", ...rows, deviceFd, offsets };
+}
+
+async function withDevice(work: (fd: number, path: string) => Promise<void>): Promise<void> {
+  const dir = mkdtempSync(join(tmpdir(), "nydus-fill-"));
+  const path = join(dir, "device");
+  const fd = openSync(path, "w+");
+  try {
+    await work(fd, path);
+  } finally {
+    closeSync(fd);
+    rmSync(dir, { recursive: true, force: true });
+  }
+}
+
+test("fill() writes each verified chunk to its place, zeros up to its block's end, and nothing else", async () => {
+  await withDevice(async (fd, path) => {
+    await using pool = openCodecPool({ threads: 1 });
+    const job = jobOf(fd, 1, 9);
+    const content = (job.data as Uint8Array).slice();
+    job.digests[4 * 32] = (job.digests[4 * 32] ?? 0) ^ 1; // the fifth one is not what it should be
+    const { offsets } = job;
+    const results = await pool.fill(job, { isUrgent: false });
+    expect(results.map((failure) => failure?.code)).toEqual(offsets.map((_, i) => (i === 4 ? "EBADMSG" : undefined)));
+    const wanted = Buffer.alloc((offsets.at(-1) ?? 0) + CHUNK_BYTES);
+    for (const [i, offset] of offsets.entries()) {
+      if (i !== 4) wanted.set(content.subarray(i * CHUNK_BYTES, (i + 1) * CHUNK_BYTES), offset);
+    }
+    expect(readFileSync(path).equals(wanted)).toBe(true);
+  });
+});
+
+test("an urgent job overtakes those that wait, also one that becomes urgent meanwhile", async () => {
+  await withDevice(async (fd) => {
+    await using pool = openCodecPool({ threads: 1 });
+    const order: string[] = [];
+    const late = { isUrgent: false };
+    const fill = async (name: string, urgency: { isUrgent: boolean }): Promise<void> => {
+      await pool.fill(jobOf(fd, 0, 3), urgency);
+      order.push(name);
+    };
+    const all = ["a", "b", "c"].map((name) => fill(name, { isUrgent: false }));
+    all.push(fill("late", late), fill("urgent", { isUrgent: true }));
+    late.isUrgent = true;
+    await Promise.all(all);
+    expect(order).toEqual(["a", "late", "urgent", "b", "c"]);
+  });
+});
+
+test("a device that takes no writes is an error of every chunk", async () => {
+  await withDevice(async (_fd, path) => {
+    await using pool = openCodecPool({ threads: 1 });
+    const fd = openSync(path, "r");
+    const results = await pool.fill(jobOf(fd, 0, 3), { isUrgent: true });
+    closeSync(fd);
+    expect(results.map((failure) => failure?.code)).toEqual(["EIO", "EIO", "EIO"]);
+  });
+});
