@@ -71,7 +71,7 @@ export class RawDevice implements MountDevice, Disposable {
       const start = this.chunks.deviceOffset(i);
       const chunk = this.#bytes.subarray(start, start + this.chunks.sizeBytes(i));
       writeSync(this.fd, chunk, 0, chunk.length, start);
-      Atomics.or(this.ready, i >> 3, 1 << (i & 7));
+      Atomics.store(this.ready, i >> 3, Atomics.load(this.ready, i >> 3) | (1 << (i & 7))); // `ReadyMap` says why
     }
   }
 
