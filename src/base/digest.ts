@@ -29,6 +29,11 @@ export function digestOfHex(hex: string): Digest {
   return parseDigest(`sha256:${hex}`);
 }
 
+/** The digest of a finished hash. @param sum 32 bytes of SHA-256 */
+export function digestOfSum(sum: Uint8Array): Digest {
+  return digestOfHex(toHex(sum));
+}
+
 /** The 64 hex digits of a digest. */
 export function hexOf(digest: Digest): string {
   return digest.slice("sha256:".length);

@@ -1,5 +1,5 @@
 import { alignUp, BLOCK_BYTES, keyOfBytes } from "../../base/bytes.ts";
-import { type Digest, type Hasher, parseDigest, toHex } from "../../base/digest.ts";
+import { type Digest, digestOfSum, type Hasher, hexOf } from "../../base/digest.ts";
 import { NydusError } from "../../base/errors.ts";
 import type { BlobSink } from "../../content/store/store.ts";
 import { type Codecs, type Compressor, DIGEST_BYTES } from "../../format/codec/codecs.ts";
@@ -184,9 +184,9 @@ export class BlobWriter {
     const bootstrap = await this.#writePart(TOC_NAMES.bootstrap, "zstd", encodeLayer(inner));
     await this.#write(encodeTarHeader(TOC_NAMES.bootstrap, bootstrap.compressedBytes));
     await this.#write(encodeToc(this.#toc));
-    const digest = parseDigest(`sha256:${toHex(this.#whole.digest())}`);
+    const digest = digestOfSum(this.#whole.digest());
     await this.#sink.commit(digest, this.#offset);
-    const record = row && { ...row, id: digest.slice("sha256:".length) };
+    const record = row && { ...row, id: hexOf(digest) };
     return { digest, sizeBytes: this.#offset, record, metaFile: tables?.metaFile ?? new Uint8Array(0) };
   }
 

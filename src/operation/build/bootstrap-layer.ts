@@ -1,5 +1,5 @@
 import { concatBytes } from "../../base/bytes.ts";
-import { type Digest, hexOf, parseDigest, toHex } from "../../base/digest.ts";
+import { type Digest, digestOfSum, hexOf } from "../../base/digest.ts";
 import type { BlobSink } from "../../content/store/store.ts";
 import type { Codecs } from "../../format/codec/codecs.ts";
 import { gzipDeterministic } from "../../format/codec/compress.ts";
@@ -36,7 +36,7 @@ export async function writeBootstrapLayer(
   for await (const piece of writeTar(members(bootstrap, metaFiles))) pieces.push(piece);
   const tar = concatBytes(pieces);
   const layer = gzipDeterministic(tar, GZIP_LEVEL);
-  const digestOf = (bytes: Uint8Array): Digest => parseDigest(`sha256:${toHex(codecs.digest("sha256", bytes))}`);
+  const digestOf = (bytes: Uint8Array): Digest => digestOfSum(codecs.digest("sha256", bytes));
   const digest = digestOf(layer);
   await sink.write(layer);
   await sink.commit(digest, layer.length);

@@ -1,5 +1,4 @@
-import type { Hasher } from "../../base/digest.ts";
-import { toHex } from "../../base/digest.ts";
+import { digestOfSum, type Hasher } from "../../base/digest.ts";
 import { NydusError } from "../../base/errors.ts";
 import { type ByteSource, canStream } from "../../content/store/source.ts";
 import type { Descriptor } from "../../format/oci/manifest.ts";
@@ -52,7 +51,7 @@ export async function* verifiedLayerBytes(
     watch.onBytes(piece.length);
     yield piece;
   }
-  const found = `sha256:${toHex(watch.hasher.digest())}`;
+  const found = digestOfSum(watch.hasher.digest());
   if (seen !== descriptor.size || found !== descriptor.digest) {
     const difference =
       seen === descriptor.size ? `its bytes digest to ${found}` : `${seen} bytes, ${descriptor.size} wanted`;

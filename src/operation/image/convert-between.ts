@@ -1,5 +1,5 @@
 import { forEachBounded, mapBounded } from "../../base/async.ts";
-import { type Digest, parseDigest, toHex } from "../../base/digest.ts";
+import { type Digest, digestOfSum } from "../../base/digest.ts";
 import { inPlace, NydusError } from "../../base/errors.ts";
 import type { ImageSource, ImageTarget } from "../../content/store/store.ts";
 import type { Codecs } from "../../format/codec/codecs.ts";
@@ -240,7 +240,7 @@ async function buildOne(context: ConvertContext, options: ChunkOptions, layer: D
 function describe(codecs: Codecs, mediaType: string, bytes: Uint8Array): Descriptor {
   return {
     mediaType,
-    digest: parseDigest(`sha256:${toHex(codecs.digest("sha256", bytes))}`),
+    digest: digestOfSum(codecs.digest("sha256", bytes)),
     size: bytes.length,
   };
 }
