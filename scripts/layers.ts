@@ -11,6 +11,9 @@ const PACKAGE_HOMES: Readonly<Record<string, readonly string[]>> = {
   "zstd-wasm": ["src/format/codec/compress.ts"],
   citty: ["src/cli/"],
   "fuse-native": ["src/os/"],
+  "@grpc/grpc-js": ["src/os/grpc.ts"],
+  protobufjs: ["src/os/grpc.ts"],
+  "smol-toml": ["src/operation/host/containerd-config.ts"],
 };
 
 /** The floors that do no I/O. */
