@@ -2,7 +2,6 @@ import { selfCommand } from "../os/process.ts";
 import { DaemonClient } from "../service/daemon/client.ts";
 import type { CliContext } from "./command.ts";
 import { parseDuration, parseInteger } from "./values.ts";
-import { versionLine } from "./version.ts";
 
 /** Environment variable with the time after which a daemon without mounts ends. */
 const IDLE_VARIABLE = "NYDUS_DAEMON_IDLE";
@@ -12,7 +11,7 @@ const MAX_THREADS = 64;
 
 /** The daemon of the state directory. */
 export function daemonClient({ root }: Pick<CliContext, "root">): DaemonClient {
-  return new DaemonClient(root, versionLine());
+  return new DaemonClient(root);
 }
 
 /** How long a daemon lives without mounts: the flag, else the environment's, else 10 s. @returns ms @throws EINVAL */

@@ -17,7 +17,7 @@ let client: DaemonClient;
 
 beforeEach(async () => {
   home = new DaemonHome();
-  if (isBuilt) client = await home.client();
+  client = home.client();
 });
 afterEach(async () => {
   await home[Symbol.asyncDispose]();

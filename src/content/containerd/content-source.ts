@@ -10,8 +10,8 @@ import { Containerd, type ContainerdPlace } from "./connection.ts";
 /** A blob of containerd's content store. */
 export interface ContainerdBlobName extends ContainerdPlace {
   readonly digest: Digest;
-  /** As the image says. */
-  readonly sizeBytes: number;
+  /** As the image says; undefined: whatever it has. */
+  readonly sizeBytes?: number | undefined;
 }
 
 /**
@@ -46,10 +46,10 @@ export async function openBlobOf(
       digest,
     });
   }
-  if (found !== sizeBytes) {
+  if (sizeBytes !== undefined && found !== sizeBytes) {
     throw new NydusError("EUCLEAN", `Cannot open blob: it has ${found} bytes, ${sizeBytes} wanted`, { digest });
   }
-  return new ContainerdBlob(containerd, { digest, sizeBytes }, release);
+  return new ContainerdBlob(containerd, { digest, sizeBytes: found }, release);
 }
 
 /** Bytes of a blob that the namespace has. @returns undefined when it has no such blob */

@@ -48,7 +48,8 @@ export async function verifyLogin(
   options: RegistryOptions,
   signal: AbortSignal,
 ): Promise<void> {
-  const { http, plainHttp } = openAccess(options);
+  const access = openAccess(options);
+  const { http, plainHttp } = access;
   try {
     const url = apiUrl(registry, plainHttp);
     const credentials = heldCredential(credential);
@@ -68,7 +69,7 @@ export async function verifyLogin(
     if (second.status !== 200) throw await httpFailure(second, "log in");
     await second.discard();
   } finally {
-    await http[Symbol.asyncDispose]();
+    await access[Symbol.asyncDispose]();
   }
 }
 

@@ -10,8 +10,8 @@ export const IGNORED_RANGE_BYTES = 8 << 20;
 /** What was asked for. */
 export interface AskedRange {
   readonly range: ByteRange;
-  /** Of the whole blob. */
-  readonly sizeBytes: number;
+  /** Of the whole blob, where it is known. */
+  readonly sizeBytes: number | undefined;
 }
 
 /**
@@ -27,8 +27,9 @@ export async function openRangedAnswer(response: HttpResponse, asked: AskedRange
   }
   if (response.status !== 200) throw await httpFailure(response, "read blob");
   checkCoding(response);
-  checkLength(response, asked.sizeBytes);
-  if (start > IGNORED_RANGE_BYTES && end - start < asked.sizeBytes) {
+  const { sizeBytes } = asked;
+  if (sizeBytes !== undefined) checkLength(response, sizeBytes);
+  if (start > IGNORED_RANGE_BYTES && end - start !== sizeBytes) {
     throw wrong(response, "ENOTSUP", "the server ignores ranges: it cannot serve an image lazily");
   }
   return skipping(response.body(), start);
@@ -78,9 +79,9 @@ function checkContentRange(response: HttpResponse, { range, sizeBytes }: AskedRa
   const match = /^bytes (\d{1,16})-(\d{1,16})\/(\d{1,16}|\*)$/.exec(header.trim());
   const [, first, last, total] = match ?? [];
   const isAsked = Number(first) === range.start && Number(last) === range.end - 1;
-  const isWhole = total === "*" || Number(total) === sizeBytes;
+  const isWhole = total === "*" || (sizeBytes === undefined ? Number(total) >= range.end : Number(total) === sizeBytes);
   if (match === null || !isAsked || !isWhole) {
-    const wanted = `bytes ${range.start}-${range.end - 1}/${sizeBytes}`;
+    const wanted = `bytes ${range.start}-${range.end - 1}/${sizeBytes ?? "*"}`;
     throw wrong(response, "EUCLEAN", `Content-Range is ${JSON.stringify(header.slice(0, 80))}, "${wanted}" wanted`);
   }
   checkLength(response, range.end - range.start);

@@ -10,7 +10,7 @@ import { checkRange } from "../store/file-source.ts";
 import type { ByteSource, ReadOptions, StreamingSource } from "../store/source.ts";
 import type { ImageSource, StoreContext } from "../store/store.ts";
 import { checkSmall, SMALL_CONTENT_BYTES, verifyContent } from "../store/verify.ts";
-import { Registry, type RegistryAccess } from "./registry.ts";
+import { type OpenedAccess, Registry, type RemoteBlob } from "./registry.ts";
 import { openAccess } from "./registry-options.ts";
 
 /** A stream goes on after so many breaks in all, and so many in a row that brought nothing. */
@@ -23,7 +23,7 @@ export function openRegistrySource(reference: Reference, name: string, context: 
 
 class RegistrySource implements ImageSource {
   readonly name: string;
-  readonly #access: RegistryAccess;
+  readonly #access: OpenedAccess;
   readonly #registry: Registry;
   readonly #reference: Reference;
   readonly #signal: AbortSignal | undefined;
@@ -58,23 +58,29 @@ class RegistrySource implements ImageSource {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#access.http[Symbol.asyncDispose]();
+    await this.#access[Symbol.asyncDispose]();
   }
+}
+
+/** How a {@link RegistryBlob} is known. */
+export interface RegistryBlobOptions {
+  /** Whether `size` is all that the blob has; false: it has so many bytes at least, and no more are read. */
+  readonly isWholeSize?: boolean;
 }
 
 /** A blob in a registry. Its size is the descriptor's; whether it is there shows when it is read. */
 export class RegistryBlob implements StreamingSource {
   readonly sizeBytes: number;
   readonly #registry: Registry;
-  readonly #blob: Pick<Descriptor, "digest" | "size">;
+  readonly #blob: RemoteBlob;
   /** Where the last bytes came from: asking there again saves the registry's redirect. */
   #via: URL | undefined;
   #closed = false;
 
-  constructor(registry: Registry, blob: Pick<Descriptor, "digest" | "size">) {
+  constructor(registry: Registry, blob: Pick<Descriptor, "digest" | "size">, options: RegistryBlobOptions = {}) {
     this.sizeBytes = blob.size;
     this.#registry = registry;
-    this.#blob = blob;
+    this.#blob = options.isWholeSize === false ? { digest: blob.digest } : blob;
   }
 
   async readAt(range: ByteRange, { signal }: ReadOptions = {}): Promise<Uint8Array> {

@@ -11,7 +11,7 @@ import { checkWritten, type StagedFile } from "../store/staged-file.ts";
 import type { BlobSink, ImageTarget, StoreContext } from "../store/store.ts";
 import { stageIn } from "../store/tar-archive.ts";
 import { verifyContent } from "../store/verify.ts";
-import { Registry, type RegistryAccess } from "./registry.ts";
+import { type OpenedAccess, Registry } from "./registry.ts";
 import { openAccess } from "./registry-options.ts";
 
 /** An upload that breaks is begun anew so many times. */
@@ -24,7 +24,7 @@ export function openRegistryTarget(reference: Reference, name: string, context: 
 
 class RegistryTarget implements ImageTarget {
   readonly name: string;
-  readonly #access: RegistryAccess;
+  readonly #access: OpenedAccess;
   readonly #registry: Registry;
   readonly #reference: Reference;
   readonly #context: StoreContext;
@@ -85,7 +85,7 @@ class RegistryTarget implements ImageTarget {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#access.http[Symbol.asyncDispose]();
+    await this.#access[Symbol.asyncDispose]();
   }
 }
 

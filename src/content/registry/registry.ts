@@ -12,6 +12,7 @@ import { SMALL_CONTENT_BYTES, sha256Digest } from "../store/verify.ts";
 import { type RegistryAction, RegistryAuth } from "./auth.ts";
 import type { CredentialSource } from "./credential.ts";
 import { openRangedAnswer, readRangedAnswer } from "./ranged-answer.ts";
+import type { SharedAuths } from "./shared-auths.ts";
 
 /** A manifest as a registry gave it, verified. */
 export interface FetchedManifest {
@@ -19,9 +20,16 @@ export interface FetchedManifest {
   readonly bytes: Uint8Array;
 }
 
+/** A blob that is asked for. */
+export interface RemoteBlob {
+  readonly digest: Digest;
+  /** Bytes; undefined where whoever named the blob did not say. */
+  readonly size?: number | undefined;
+}
+
 /** Which blob, or part of it, and until when. */
 export interface BlobRequest {
-  readonly blob: Pick<Descriptor, "digest" | "size">;
+  readonly blob: RemoteBlob;
   readonly range: ByteRange;
   /** Where an earlier answer came from, to be asked first. */
   readonly via?: URL | undefined;
@@ -36,7 +44,12 @@ export interface RegistryAccess {
   readonly plainHttp?: boolean | undefined;
   /** Milliseconds, for the life of tokens; the system's clock unless given. */
   readonly now?: (() => number) | undefined;
+  /** Where the tokens are that others have got; unless given each {@link Registry} gets its own. */
+  readonly auths?: SharedAuths | undefined;
 }
+
+/** A {@link RegistryAccess} that ends, or is given back, by disposing. */
+export interface OpenedAccess extends RegistryAccess, AsyncDisposable {}
 
 /** Where a registry's API is. @param plainHttp as in {@link RegistryAccess} */
 export function apiUrl(registry: string, plainHttp = isLoopback(registry)): URL {
@@ -59,10 +72,11 @@ export class Registry {
   readonly #base: URL;
 
   constructor(access: RegistryAccess, { registry, repository }: Pick<Reference, "registry" | "repository">) {
-    const { http, credentials, plainHttp, now } = access;
+    const { http, credentials, plainHttp, now, auths } = access;
     this.#http = http;
     this.#base = new URL(`${repository}/`, apiUrl(registry, plainHttp));
-    this.#auth = new RegistryAuth({ http, api: this.#base, registry, repository, credentials, now });
+    const options = { http, api: this.#base, registry, repository, credentials, now };
+    this.#auth = auths?.of(options) ?? new RegistryAuth(options);
   }
 
   /**

@@ -24,7 +24,7 @@ export const BOOTSTRAP_LIMITS = {
 } as const;
 
 /** Where image.boot may be in a bootstrap layer; the second is that of old images. */
-const BOOTSTRAP_PATHS = ["image/image.boot", "image.boot"];
+export const BOOTSTRAP_PATHS: readonly string[] = ["image/image.boot", "image.boot"];
 const BOOTSTRAP_FILE = "image.boot";
 const META_PATH = /^(?:image\/)?([0-9a-f]{64})\.blob\.meta$/;
 /** Read at once when a stored file is verified. */

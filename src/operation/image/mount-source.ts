@@ -3,6 +3,7 @@ import { asNydusError, type NydusError } from "../../base/errors.ts";
 import type { CacheStats } from "../../content/cache/blob-cache.ts";
 import type { PullPolicy } from "../../content/local/open-image-source.ts";
 import type { RegistryOptions } from "../../content/registry/registry-options.ts";
+import { SharedRegistries } from "../../content/registry/shared-registries.ts";
 import { Closers } from "../../content/store/closers.ts";
 import type { Platform } from "../../format/oci/manifest.ts";
 import type { CodecPool } from "../../os/codec-pool.ts";
@@ -10,11 +11,15 @@ import { openCodecPool } from "../../os/codec-threads.ts";
 import { releaseMemory } from "../../os/memory.ts";
 import type { MountSource } from "../mount/served-mount.ts";
 import { type OpenedImage, openBootstrap, openEachDevice, openImage } from "./open.ts";
+import { type BootstrapDirRequest, findUnpackedBootstrap, openBootstrapDir } from "./open-bootstrap-dir.ts";
 import { pinBootstrap } from "./pin-bootstrap.ts";
 import { Prefetch, type PrefetchChoice } from "./prefetch.ts";
 import { type CacheShare, SharedCaches } from "./shared-caches.ts";
 
-/** An image to mount: by its name, or by a bootstrap and a directory of blobs. */
+/**
+ * An image to mount: by its name, by a bootstrap and a directory of blobs, or by an unpacked bootstrap layer and the
+ * places of its blobs.
+ */
 export type ImageRequest =
   | {
       readonly name: string;
@@ -22,7 +27,8 @@ export type ImageRequest =
       readonly pull?: PullPolicy | undefined;
       readonly registry?: RegistryOptions | undefined;
     }
-  | { readonly bootstrapPath: string; readonly blobDir: string };
+  | { readonly bootstrapPath: string; readonly blobDir: string }
+  | BootstrapDirRequest;
 
 /** How an image is opened for mounting. */
 export interface MountSourceOptions {
@@ -67,20 +73,25 @@ const NO_CACHE: CacheStats = {
 /** From so many bytes of bootstrap on opening leaves garbage that is worth collecting at once. */
 const LARGE_BOOTSTRAP_BYTES = 16 << 20;
 
-/** Images opened for mounting by one process: one set of codec threads, one opening of each image, shared caches. */
+/**
+ * Images opened for mounting by one process: one set of codec threads, one opening of each image, shared caches,
+ * connections and tokens.
+ */
 export class MountSources implements AsyncDisposable {
   readonly #root: string;
   readonly #pool: CodecPool = openCodecPool();
   readonly #caches = new SharedCaches();
+  readonly #registries: SharedRegistries;
   readonly #images = new Map<string, SharedImage>();
   readonly #prefetches = new Set<Prefetch>();
   /** By prefetches that have ended. */
   #prefetched = { askedBytes: 0, doneBytes: 0 };
   #blobBytes = 0;
 
-  /** @param root directory of all state */
-  constructor(root: string) {
+  /** @param root directory of all state @param registries closed with it; new ones unless given */
+  constructor(root: string, registries = new SharedRegistries()) {
     this.#root = root;
+    this.#registries = registries;
   }
 
   /** Opens an image, or shares it when it is open; disposing gives it back. @throws as `openImage`, `openBootstrap` */
@@ -137,14 +148,17 @@ export class MountSources implements AsyncDisposable {
     this.#prefetched = { askedBytes: askedBytes + stats.askedBytes, doneBytes: doneBytes + stats.doneBytes };
   }
 
-  /** Ends the codec threads; images must have been given back. */
-  [Symbol.asyncDispose](): PromiseLike<void> {
-    return this.#pool[Symbol.asyncDispose]();
+  /** Ends codec threads and connections; images must have been given back. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#pool[Symbol.asyncDispose]();
+    await this.#registries[Symbol.asyncDispose]();
   }
 
   async #acquire(request: ImageRequest, options: MountSourceOptions): Promise<SharedImage> {
     if ("bootstrapPath" in request) return await this.#acquireBootstrap(request, options);
-    const { name, platform, pull, registry } = request;
+    if ("bootstrapDir" in request) return await this.#acquireDir(request, options);
+    const { name, platform, pull } = request;
+    const registry = { ...request.registry, shared: this.#registries };
     const keyOf = (digest: string): string => JSON.stringify([name, digest]);
     let reused: SharedImage | undefined;
     const reuse = (digest: string): OpenedImage | undefined => {
@@ -164,6 +178,15 @@ export class MountSources implements AsyncDisposable {
     if (known !== undefined) return known;
     const map = (path: string): ReturnType<typeof pinBootstrap> => pinBootstrap(path, this.#root);
     return await this.#share(key, await openBootstrap(bootstrapPath, { blobDir, map }), options);
+  }
+
+  async #acquireDir(request: BootstrapDirRequest, options: MountSourceOptions): Promise<SharedImage> {
+    using file = findUnpackedBootstrap(request.bootstrapDir);
+    const key = JSON.stringify([file.identity, request.places]);
+    const known = this.#take(key);
+    if (known !== undefined) return known;
+    const image = await openBootstrapDir(file, request, { root: this.#root, registries: this.#registries });
+    return await this.#share(key, image, options);
   }
 
   #take(key: string): SharedImage | undefined {

@@ -29,6 +29,7 @@ import type { CodecPool } from "../../os/codec-pool.ts";
 import { loadCodecs } from "../../os/codecs.ts";
 import { type MappedFile, mapFile } from "../../os/mmap.ts";
 import { BOOTSTRAP_LIMITS, storeBootstrap } from "./bootstrap-store.ts";
+import type { KeptMetas } from "./open-kept-meta.ts";
 
 /** How {@link openImage} opens. */
 export interface OpenImageOptions {
@@ -109,7 +110,7 @@ export async function openImage(name: string, options: OpenImageOptions): Promis
     const path = stored.metaPaths.get(id);
     return path === undefined ? undefined : await readFile(path);
   };
-  const openBlob = (id: string): Promise<ByteSource> => {
+  const openBlob = ({ id }: BlobInfo): Promise<ByteSource> => {
     const layer = layers.get(id);
     if (layer !== undefined) return source.openBlob(layer);
     const digest = digestOfHex(id);
@@ -161,7 +162,7 @@ export interface OpenBootstrapOptions {
  */
 export async function openBootstrap(path: string, options: OpenBootstrapOptions): Promise<OpenedImage> {
   await using stack = new Closers();
-  const openBlob = (id: string): Promise<ByteSource> => openBlobOfDir(options.blobDir, id);
+  const openBlob = ({ id }: BlobInfo): Promise<ByteSource> => openBlobOfDir(options.blobDir, id);
   const readMeta = async (id: string): Promise<Uint8Array | undefined> => {
     try {
       return await readFile(join(options.blobDir, `${id}.blob.meta`));
@@ -175,18 +176,25 @@ export async function openBootstrap(path: string, options: OpenBootstrapOptions)
   return await openParts({ name: basename(path), bootstrapPath: path, map, openBlob, readMeta, codecs }, stack);
 }
 
-interface ImageParts {
+/** What an image is opened from. */
+export interface ImageParts {
   readonly name: string;
   readonly bootstrapPath: string;
   readonly map?: ((path: string) => Promise<MappedFile>) | undefined;
-  readonly openBlob: (id: string) => Promise<ByteSource>;
+  readonly openBlob: (blob: BlobInfo) => Promise<ByteSource>;
   /** The content of the blob's `.blob.meta` file where there is one beside the bootstrap. */
   readonly readMeta: (id: string) => Promise<Uint8Array | undefined>;
+  /** Where metas that had to be read from blobs are kept; nowhere unless given. */
+  readonly keptMetas?: KeptMetas | undefined;
   readonly codecs: Codecs;
 }
 
-/** @param stack what the image is to close; taken over when all has gone well */
-async function openParts(parts: ImageParts, stack: Closers): Promise<OpenedImage> {
+/**
+ * Opens an image from its parts.
+ * @param stack what the image is to close; taken over when all has gone well
+ * @throws as {@link openImage}
+ */
+export async function openParts(parts: ImageParts, stack: Closers): Promise<OpenedImage> {
   const { name, bootstrapPath } = parts;
   const file = stack.use(await (parts.map ?? mapFile)(bootstrapPath));
   const rafs = await inPlace({ path: bootstrapPath }, async () => openRafs(checkedSize(file.bytes)));
@@ -195,7 +203,7 @@ async function openParts(parts: ImageParts, stack: Closers): Promise<OpenedImage
     const digest = digestOfHex(blob.id);
     // First what needs no blob: a kind that is not supported is a better answer than a blob that is not there.
     const mapped = needsBlobMeta(blob) ? undefined : inPlace({ digest }, () => rafs.chunkMap(blob.index));
-    const source = await inPlace({ digest }, () => parts.openBlob(blob.id));
+    const source = await inPlace({ digest }, () => parts.openBlob(blob));
     stack.defer(() => source.close());
     const chunks = mapped ?? (await inPlace({ digest }, () => batchedMap(parts, rafs, blob, source)));
     devices.push({ id: blob.id, digest, blob, chunks, source, sizeBytes: blob.deviceBytes });
@@ -211,14 +219,19 @@ function checkedSize(bytes: Uint8Array): Uint8Array {
   throw new NydusError("EUCLEAN", `Cannot open bootstrap: ${bytes.length} bytes are too many`);
 }
 
+/** By the blob's meta: from beside the bootstrap, else as it was kept, else from the blob itself. */
 async function batchedMap(parts: ImageParts, rafs: RafsImage, blob: BlobInfo, source: ByteSource): Promise<ChunkMap> {
-  return rafs.chunkMap(blob.index, await blobMetaOf(parts, blob, source));
+  const beside = await parts.readMeta(blob.id);
+  if (beside !== undefined) return rafs.chunkMap(blob.index, beside);
+  const kept = await parts.keptMetas?.read(blob.id, rafs.bytes);
+  if (kept !== undefined) return rafs.chunkMap(blob.index, kept);
+  const meta = await metaOfBlob(parts, blob, source);
+  const map = rafs.chunkMap(blob.index, meta);
+  await parts.keptMetas?.keep(blob.id, rafs.bytes, meta);
+  return map;
 }
 
-/** The blob's meta: from beside the bootstrap, else from the blob itself. */
-async function blobMetaOf(parts: ImageParts, blob: BlobInfo, source: ByteSource): Promise<Uint8Array> {
-  const file = await parts.readMeta(blob.id);
-  if (file !== undefined) return file;
+async function metaOfBlob(parts: ImageParts, blob: BlobInfo, source: ByteSource): Promise<Uint8Array> {
   // Not verified, and no need to be: whatever it says, a chunk is only taken when its digest is right.
   if (blob.ciBytes > BOOTSTRAP_LIMITS.metaBytes) {
     throw new NydusError("EUCLEAN", `Cannot read blob meta: ${blob.ciBytes} bytes are too many`);

@@ -1,31 +1,27 @@
 import { ERROR_CODES, type ErrorCode, type ErrorPlace, NydusError } from "../../base/errors.ts";
-import { PULL_POLICIES, type PullPolicy } from "../../content/local/open-image-source.ts";
-import type { RegistryOptions } from "../../content/registry/registry-options.ts";
-import { parsePlatform } from "../../format/oci/platform.ts";
 import type { ImageRequest } from "../../operation/image/mount-source.ts";
 import type { PrefetchChoice } from "../../operation/image/prefetch.ts";
 import type { SessionStats } from "../../operation/mount/engine.ts";
 import { ENGINES, type EngineName } from "../../operation/mount/engines.ts";
 import { type MountFlags, parseMountFlags } from "../../operation/mount/mount-flags.ts";
 import type { ListedMount } from "../../operation/mount/mount-record.ts";
+import { absolute, bad, objectOf, text } from "./body-fields.ts";
+import { type ImageBody, parseImage } from "./image-body.ts";
 
-/** Header of every request: version of the program that asks. */
-export const VERSION_HEADER = "x-nydus-version";
+/**
+ * What requests and answers mean. Programs of several versions use one daemon as long as this is the same; it grows with
+ * every change that a daemon of before would not understand, and then `daemonPaths` is to have other names.
+ */
+export const API_NUMBER = "1";
+/** Header of every request: {@link API_NUMBER} of the program that asks. */
+export const API_HEADER = "x-nydus-api";
 /** Most bytes of a request's body. */
 export const BODY_LIMIT_BYTES = 64 << 10;
-const PATH_LIMIT = 4095;
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 
 /** Body of `POST /v1/mounts`. Paths are absolute: the daemon has a working directory of its own. */
 export interface MountBody {
-  readonly image:
-    | {
-        readonly name: string;
-        readonly platform?: string | undefined;
-        readonly pull?: PullPolicy | undefined;
-        readonly registry?: { readonly caFile?: string | undefined; readonly plainHttp?: boolean | undefined };
-      }
-    | { readonly bootstrap: string; readonly blobDir: string };
+  readonly image: ImageBody;
   /** What the user called it. */
   readonly shown: string;
   readonly mountpoint: string;
@@ -120,61 +116,6 @@ function parsePrefetch(value: unknown = "image"): PrefetchChoice {
 function parseRate(value: unknown): number | undefined {
   if (value === undefined || (Number.isSafeInteger(value) && (value as number) > 0)) return value as number | undefined;
   throw bad("prefetchBytesPerSec", "a number of bytes");
-}
-
-function parseImage(value: unknown): ImageRequest {
-  if (typeof value === "object" && value !== null && "bootstrap" in value) {
-    const image = objectOf(value, "image", ["bootstrap", "blobDir"]);
-    return {
-      bootstrapPath: absolute(image["bootstrap"], "image.bootstrap"),
-      blobDir: absolute(image["blobDir"], "image.blobDir"),
-    };
-  }
-  const { name, platform, pull, registry } = objectOf(value, "image", ["name", "platform", "pull", "registry"]);
-  return {
-    name: text(name, "image.name"),
-    ...(pull === undefined ? {} : { pull: pullOf(pull) }),
-    ...(registry === undefined ? {} : { registry: registryOf(registry) }),
-    ...(platform === undefined ? {} : { platform: parsePlatform(text(platform, "image.platform")) }),
-  };
-}
-
-function registryOf(value: unknown): RegistryOptions {
-  const { caFile, plainHttp } = objectOf(value, "image.registry", ["caFile", "plainHttp"]);
-  if (plainHttp !== undefined && typeof plainHttp !== "boolean") throw bad("image.registry.plainHttp", "true or false");
-  return {
-    ...(caFile === undefined ? {} : { caFile: absolute(caFile, "image.registry.caFile") }),
-    ...(plainHttp === undefined ? {} : { plainHttp }),
-  };
-}
-
-function pullOf(value: unknown): PullPolicy {
-  const policy = PULL_POLICIES.find((one) => one === value);
-  if (policy === undefined) throw bad("image.pull", `one of ${PULL_POLICIES.join(", ")}`);
-  return policy;
-}
-
-function objectOf(value: unknown, name: string, fields: readonly string[]): Readonly<Record<string, unknown>> {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) throw bad(name, "an object");
-  const unknown = Object.keys(value).find((field) => !fields.includes(field));
-  if (unknown !== undefined) throw bad(name, `an object of ${fields.join(", ")}, it has ${JSON.stringify(unknown)}`);
-  return value as Readonly<Record<string, unknown>>;
-}
-
-function text(value: unknown, name: string): string {
-  const fits = typeof value === "string" && value.length > 0 && value.length <= PATH_LIMIT && !value.includes("\0");
-  if (!fits) throw bad(name, "a text");
-  return value;
-}
-
-function absolute(value: unknown, name: string): string {
-  const path = text(value, name);
-  if (!path.startsWith("/")) throw bad(name, "an absolute path");
-  return path;
-}
-
-function bad(name: string, wanted: string): NydusError {
-  return new NydusError("EINVAL", `Cannot read request: ${name} is to be ${wanted}`);
 }
 
 /** The mount point and `lazy` of `DELETE /v1/mounts?mountpoint=…&lazy=true`. @throws EINVAL */

@@ -1,7 +1,7 @@
 import { request as httpRequest } from "node:http";
 import { asNydusError, NydusError } from "../../base/errors.ts";
 import type { MountRecord } from "../../operation/mount/mount-record.ts";
-import { type DaemonStatus, errorOfBody, type MountBody, type MountInfo, VERSION_HEADER } from "./api.ts";
+import { API_HEADER, API_NUMBER, type DaemonStatus, errorOfBody, type MountBody, type MountInfo } from "./api.ts";
 import { daemonPaths, withSocketAddress } from "./paths.ts";
 
 /** Most bytes of an answer. */
@@ -29,15 +29,13 @@ interface Answer {
 /** The API of a daemon, from outside. Errors are thrown as if the daemon's work were done here. */
 export class DaemonClient {
   readonly #root: string;
-  readonly #version: string;
 
-  /** @param version of this program */
-  constructor(root: string, version: string) {
+  /** @param root directory of all state */
+  constructor(root: string) {
     this.#root = root;
-    this.#version = version;
   }
 
-  /** Mounts an image. An abort ends the daemon's attempt. @throws DaemonAbsent; EBUSY another version; as `serveMount` */
+  /** Mounts an image. An abort ends the daemon's attempt. @throws DaemonAbsent; EBUSY it has another API; as `serveMount` */
   async mount(body: MountBody, signal?: AbortSignal): Promise<MountRecord> {
     return (await this.#json({ method: "POST", path: "/v1/mounts", body, signal })) as MountRecord;
   }
@@ -82,7 +80,7 @@ export class DaemonClient {
   async #send(call: Call): Promise<Answer> {
     call.signal?.throwIfAborted();
     try {
-      return await withSocketAddress(daemonPaths(this.#root).socket, (address) => send(address, call, this.#version));
+      return await withSocketAddress(daemonPaths(this.#root).socket, (address) => send(address, call));
     } catch (error) {
       if (call.signal?.aborted) throw call.signal.reason;
       const code = (error as { code?: unknown }).code;
@@ -95,11 +93,11 @@ export class DaemonClient {
 /** What connecting to a socket says that nobody listens on, and what a daemon that ends does to who waits. */
 const ABSENT_CODES = ["ENOENT", "ECONNREFUSED", "FailedToOpenSocket", "ECONNRESET", "EPIPE", "ConnectionClosed"];
 
-function send(socketPath: string, { method, path, body, signal }: Call, version: string): Promise<Answer> {
+function send(socketPath: string, { method, path, body, signal }: Call): Promise<Answer> {
   return new Promise((resolve, reject) => {
     const payload = body === undefined ? undefined : JSON.stringify(body);
     const headers = {
-      [VERSION_HEADER]: version,
+      [API_HEADER]: API_NUMBER,
       ...(payload === undefined
         ? {}
         : { "content-type": "application/json", "content-length": Buffer.byteLength(payload) }),

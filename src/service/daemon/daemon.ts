@@ -8,7 +8,7 @@ import { leaveNothing, type ServedMount, startServing } from "../../operation/mo
 import { sumStats } from "../../operation/mount/session-counters.ts";
 import { umountMount } from "../../operation/mount/umount.ts";
 import { watchMemory } from "../../os/memory.ts";
-import type { DaemonStatus, MountCall, MountInfo } from "./api.ts";
+import { API_NUMBER, type DaemonStatus, type MountCall, type MountInfo } from "./api.ts";
 import type { DaemonLog } from "./daemon-log.ts";
 import { formatMetrics, processUse } from "./metrics.ts";
 
@@ -16,7 +16,7 @@ import { formatMetrics, processUse } from "./metrics.ts";
 export interface DaemonOptions {
   /** Directory of all state. */
   readonly root: string;
-  /** Of this program: who asks must have the same. */
+  /** Of this program. */
   readonly version: string;
   readonly log: DaemonLog;
   readonly threads?: number | undefined;
@@ -58,12 +58,12 @@ export class Daemon {
     return this.#closing.signal.aborted;
   }
 
-  /** @throws EBUSY the asking program is another version: what it means by a request may differ */
-  checkVersion(version: string | undefined): void {
-    const { version: own } = this.#options;
-    if (version === own) return;
-    const message = `Cannot use the daemon: it is '${own}' (process ${process.pid}), this is '${version ?? "unknown"}'; end it by 'nydus daemon stop'`;
-    throw new NydusError("EBUSY", message, { path: this.#options.root });
+  /** @throws EBUSY the asking program has another API: what it means by a request may differ */
+  checkApi(number: string | undefined): void {
+    if (number === API_NUMBER) return;
+    const { root, version } = this.#options;
+    const message = `Cannot use the daemon: it is '${version}' (process ${process.pid}), which this program cannot ask for mounts; end it by 'nydus daemon stop'`;
+    throw new NydusError("EBUSY", message, { path: root });
   }
 
   /** Mounts an image. @param signal ends the attempt @throws as `startServing` */

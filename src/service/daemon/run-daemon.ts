@@ -46,7 +46,7 @@ async function run(options: RunOptions, ready: (value: unknown) => void): Promis
   const paths = daemonPaths(root);
   process.umask(UMASK);
   using signals = watchSignals();
-  const client = new DaemonClient(root, version);
+  const client = new DaemonClient(root);
   using _lock = await lockDaemon(root, () => client.isServing());
   using log = new DaemonLog(paths.log);
   const daemon = new Daemon({ ...options, log });

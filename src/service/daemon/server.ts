@@ -1,7 +1,7 @@
 import { rmSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { asNydusError, ERROR_CODES, NydusError } from "../../base/errors.ts";
-import { BODY_LIMIT_BYTES, type ErrorBody, parseMountBody, parseUmountQuery, VERSION_HEADER } from "./api.ts";
+import { API_HEADER, BODY_LIMIT_BYTES, type ErrorBody, parseMountBody, parseUmountQuery } from "./api.ts";
 import type { Daemon } from "./daemon.ts";
 import { withSocketAddress } from "./paths.ts";
 
@@ -27,7 +27,7 @@ export interface ServerControl {
 /** The whole API. */
 const ROUTES: Readonly<Record<string, Route>> = {
   "POST /v1/mounts": async (daemon, { request, signal }) => {
-    daemon.checkVersion(headerOf(request, VERSION_HEADER));
+    daemon.checkApi(headerOf(request, API_HEADER));
     return { json: await daemon.mount(parseMountBody(await readJson(request)), signal) };
   },
   "DELETE /v1/mounts": async (daemon, { query }) => {
