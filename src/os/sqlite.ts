@@ -147,6 +147,7 @@ class Database implements SqlDatabase {
 
 /** Primary result codes of SQLite. @see https://sqlite.org/rescode.html */
 const CODES: Readonly<Record<number, ErrorCode>> = {
+  1: "EFAULT", // a statement that is wrong
   3: "EPERM",
   5: "EBUSY",
   6: "EBUSY",
