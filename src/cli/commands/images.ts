@@ -1,5 +1,5 @@
 import { familiarRepository } from "../../format/oci/reference.ts";
-import { parseImageName } from "../../format/oci/transport.ts";
+import { formatImageName, parseImageName } from "../../format/oci/transport.ts";
 import { listStoredImages, type StoredImageReport } from "../../operation/image/stored-images.ts";
 import { nydusCommand } from "../command.ts";
 import { formatTable, printJson, printStderr, printText } from "../output.ts";
@@ -11,6 +11,7 @@ const NONE = "<none>";
 function shownName(name: string): readonly [repository: string, tag: string] {
   const image = parseImageName(name);
   if (image.transport === "docker") return [familiarRepository(image.reference), image.reference.tag ?? NONE];
+  if (image.transport === "containerd") return [formatImageName(image), NONE];
   const reference = image.index === undefined ? image.reference : `@${image.index}`;
   return [`${image.transport}:${image.path}`, typeof reference === "string" ? reference : NONE];
 }

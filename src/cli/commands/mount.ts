@@ -110,7 +110,7 @@ function mountBody(request: MountRequest): MountBody {
 /** An image name whose path does not depend on the directory that one is in. */
 function absoluteName(text: string): string {
   const name = parseImageName(text);
-  if (name.transport === "docker") return text;
+  if (!("path" in name)) return text;
   const path = resolve(name.path);
   if (!path.includes(":")) return formatImageName({ ...name, path });
   throw new NydusError("EINVAL", `Cannot mount ${text}: its path has a colon, which only --foreground can take`, {

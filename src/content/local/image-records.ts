@@ -29,14 +29,27 @@ const RECORD_FILE = /^[0-9a-f]{64}\.json$/;
 /** Digits of a digest that name an image by themselves, at least. */
 const SHORT_ID = /^(?:sha256:)?([0-9a-f]{6,64})$/;
 
-/** The name that an image has in the store: a registry's in full, also of an archive's RepoTag; else as it was read. */
+/**
+ * The name that an image has in the store: a registry's in full, also of an archive's RepoTag and of containerd's where
+ * it is one; else as it was read.
+ */
 export function storeName(image: ImageName): string {
+  if (image.transport === "containerd") return fullName(image.reference) ?? originName(image);
   return typeof image.reference === "object" ? formatReference(image.reference) : originName(image);
+}
+
+/** @returns undefined of what is no reference */
+function fullName(text: string): string | undefined {
+  try {
+    return formatReference(parseReference(text));
+  } catch {
+    return undefined;
+  }
 }
 
 /** Where an image is, wherever the program is started next: paths are absolute. */
 export function originName(image: ImageName): string {
-  return formatImageName(image.transport === "docker" ? image : { ...image, path: resolve(image.path) });
+  return formatImageName("path" in image ? { ...image, path: resolve(image.path) } : image);
 }
 
 /** The records of the store by name, and the files that hold none. @throws EPERM, EIO */

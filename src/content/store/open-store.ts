@@ -1,5 +1,8 @@
 import { NydusError } from "../../base/errors.ts";
+import { formatReference, parseReference } from "../../format/oci/reference.ts";
 import { formatImageName, type ImageName, parseImageName } from "../../format/oci/transport.ts";
+import { openContainerdSource } from "../containerd/containerd-source.ts";
+import { openContainerdTarget } from "../containerd/containerd-target.ts";
 import { openRegistrySource } from "../registry/registry-source.ts";
 import { openRegistryTarget } from "../registry/registry-target.ts";
 import { openDockerArchive } from "./docker-archive.ts";
@@ -23,6 +26,8 @@ export async function openSource(name: string | ImageName, context: StoreContext
       return await openDockerArchive(image.path, image, shown, context);
     case "docker":
       return openRegistrySource(image.reference, shown, context);
+    case "containerd":
+      return openContainerdSource(image.reference, shown, context);
   }
 }
 
@@ -45,5 +50,7 @@ export async function openTarget(name: string | ImageName, context: StoreContext
       throw new NydusError("ENOTSUP", `Cannot write image ${shown}: docker-archive is read only; oci-archive is not`);
     case "docker":
       return openRegistryTarget(image.reference, shown, context);
+    case "containerd":
+      return openContainerdTarget(formatReference(parseReference(image.reference)), shown, context);
   }
 }

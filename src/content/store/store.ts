@@ -1,5 +1,7 @@
 import type { Digest } from "../../base/digest.ts";
 import type { Descriptor } from "../../format/oci/manifest.ts";
+import type { Reference } from "../../format/oci/reference.ts";
+import type { ContainerdPlace } from "../containerd/connection.ts";
 import type { RegistryOptions } from "../registry/registry-options.ts";
 import type { ByteSource } from "./source.ts";
 
@@ -64,4 +66,8 @@ export interface StoreContext {
   readonly signal?: AbortSignal | undefined;
   /** How registries are reached. */
   readonly registry?: RegistryOptions | undefined;
+  /** Which containerd is meant, and whose images in it. */
+  readonly containerd?: ContainerdPlace | undefined;
+  /** Of a target: the registry's image that is copied there as it is. */
+  readonly origin?: Reference | undefined;
 }
