@@ -1,12 +1,14 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { withDeadline } from "../../base/async.ts";
 import type { ByteRange } from "../../base/bytes.ts";
 import type { Digest } from "../../base/digest.ts";
-import { asNydusError, NydusError } from "../../base/errors.ts";
+import { asNydusError, type ErrorCode, NydusError } from "../../base/errors.ts";
 import type { ContainerdPlace } from "../../content/containerd/connection.ts";
 import { openContainerdBlob } from "../../content/containerd/content-source.ts";
 import { Registry } from "../../content/registry/registry.ts";
 import { openAccess, type RegistryOptions } from "../../content/registry/registry-options.ts";
 import { RegistryBlob } from "../../content/registry/registry-source.ts";
+import { orAborted } from "../../content/store/abort.ts";
 import { checkRange } from "../../content/store/file-source.ts";
 import type { ByteSource, ReadOptions } from "../../content/store/source.ts";
 import type { Reference } from "../../format/oci/reference.ts";
@@ -25,10 +27,12 @@ export interface PlacedBlob {
   readonly leastBytes: number;
 }
 
-/** A place gets nothing to do for so long after it has failed while another one gives the bytes, or after it lacked the blob. */
-const PAUSE_MS = { failed: 5_000, absent: 30_000 } as const;
+/** A place that has failed rests for so long, while another one gives the bytes; longer when it lacks the blob or hangs. */
+const REST_MS = { short: 5_000, long: 30_000 } as const;
+const LONG_RESTS: readonly ErrorCode[] = ["ENOENT", "ETIMEDOUT"];
 /** containerd is on this machine: it answers soon, or is hung and must not take the reader's time. */
 const CONTAINERD_TIMEOUT_MS = 10_000;
+const CLOSE_WAIT_MS = 1_000;
 
 /**
  * A blob in several places, asked in their order. No place is asked for anything before the first read, so that an
@@ -131,12 +135,12 @@ class Place {
   #inTime(options: ReadOptions, read: (options: ReadOptions) => Promise<Uint8Array>): Promise<Uint8Array> {
     const { timeoutMs } = this.#options;
     if (timeoutMs === undefined) return read(options);
-    const work = (signal: AbortSignal): Promise<Uint8Array> => read({ ...options, signal });
+    const work = (signal: AbortSignal): Promise<Uint8Array> => orAborted(read({ ...options, signal }), signal);
     return withDeadline(timeoutMs, "read blob", work, options.signal);
   }
 
   #giveUp(opened: OpenedPlace, { code }: NydusError): void {
-    this.#restsUntil = this.#options.now() + (code === "ENOENT" ? PAUSE_MS.absent : PAUSE_MS.failed);
+    this.#restsUntil = this.#options.now() + (LONG_RESTS.includes(code) ? REST_MS.long : REST_MS.short);
     opened.isLeft = true;
     if (this.#opened === opened) this.#opened = undefined;
   }
@@ -150,10 +154,13 @@ class Place {
   }
 }
 
-/** What failed to open, or fails to close, is no use to anyone: its reader has been told. */
+/**
+ * Closes a source, also one that is still being opened, which is not waited for for long. What fails to open or to close
+ * is no use to anyone: its reader has been told.
+ */
 async function closeOpened(opened: Promise<ByteSource>): Promise<void> {
-  const source = await opened.catch(() => undefined);
-  await source?.close().catch(() => undefined);
+  const closed = opened.then((source) => source.close()).catch(() => undefined);
+  await Promise.race([closed, sleep(CLOSE_WAIT_MS, undefined, { ref: false })]);
 }
 
 function timeoutOf(place: BlobPlace): number | undefined {
