@@ -5,6 +5,7 @@ import { type OpenedImage, openBootstrap, openImage } from "../operation/image/o
 import type { CodecPool } from "../os/codec-pool.ts";
 import { openCodecPool } from "../os/codec-threads.ts";
 import type { CliContext } from "./command.ts";
+import { type ContainerdArguments, containerdPlace } from "./containerd-args.ts";
 import { REGISTRY_ARGS, type RegistryArguments, registryOptions } from "./registry-args.ts";
 import { parseChoice, platformOf } from "./values.ts";
 
@@ -33,7 +34,7 @@ export function bothUsages(words: string): readonly string[] {
 }
 
 /** What {@link IMAGE_ARGS} and the positionals give. */
-export interface ImageArguments extends RegistryArguments {
+export interface ImageArguments extends RegistryArguments, ContainerdArguments {
   readonly bootstrap?: string | undefined;
   readonly "blob-dir"?: string | undefined;
   readonly platform?: string | undefined;
@@ -99,7 +100,7 @@ export function openChosen(
 ): Promise<OpenedImage> {
   if ("name" in choice) {
     const wanted = { platform: platformOf(args.platform), pull: pullOf(args.pull), registry: registryOptions(args) };
-    return openImage(choice.name, { root, signal, ...wanted });
+    return openImage(choice.name, { root, signal, containerd: containerdPlace(args), ...wanted });
   }
   return openBootstrap(choice.bootstrapPath, { blobDir: choice.blobDir });
 }

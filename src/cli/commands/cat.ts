@@ -2,6 +2,7 @@ import { inPlace, NydusError } from "../../base/errors.ts";
 import { readFile } from "../../operation/image/read-file.ts";
 import { resolvePath } from "../../operation/image/walk.ts";
 import { nydusCommand } from "../command.ts";
+import { CONTAINERD_ARGS } from "../containerd-args.ts";
 import { bothUsages, chooseImage, IMAGE_ARGS, withImage } from "../image-args.ts";
 import { printBytes } from "../output.ts";
 
@@ -15,6 +16,7 @@ Symlinks are followed inside the image. Every chunk is verified before it is pri
     image: { type: "positional", required: false, description: "Nydus image" },
     path: { type: "positional", required: false, description: "File in it" },
     ...IMAGE_ARGS,
+    ...CONTAINERD_ARGS,
   },
   async run(args, context) {
     const { image: choice, rest } = chooseImage(args, [args.image, args.path]);

@@ -7,6 +7,7 @@ import { readManifestOf } from "../../operation/image/read-manifest.ts";
 import { readSourceTree } from "../../operation/image/source-tree.ts";
 import { loadCodecs } from "../../os/codecs.ts";
 import { type CliContext, nydusCommand } from "../command.ts";
+import { CONTAINERD_ARGS } from "../containerd-args.ts";
 import { bothUsages, chooseImage, IMAGE_ARGS, type ImageSession, pullOf, withImage } from "../image-args.ts";
 import { printJson, printText } from "../output.ts";
 import { formatBytes } from "../progress.ts";
@@ -60,6 +61,7 @@ the image shows what the layers of another image show, path by path. The exit st
   args: {
     image: { type: "positional", required: false, description: "Nydus image" },
     ...IMAGE_ARGS,
+    ...CONTAINERD_ARGS,
     against: { type: "string", valueHint: "SOURCE", description: "Image that it was converted from" },
   },
   async run(args, context) {

@@ -2,6 +2,13 @@ import { NydusError } from "../../base/errors.ts";
 import { CHUNK_BYTES_LIMITS } from "../../format/rafs/superblock.ts";
 import { type ConvertSummary, convertImage } from "../../operation/image/convert.ts";
 import { type CliContext, nydusCommand } from "../command.ts";
+import {
+  CONTAINERD_ARGS,
+  containerdPlace,
+  PREPARE_ARGS,
+  printPreparation,
+  snapshotterChoice,
+} from "../containerd-args.ts";
 import { PULL_ARGS, pullOf } from "../image-args.ts";
 import { printJson, printText } from "../output.ts";
 import { formatBytes, openProgress } from "../progress.ts";
@@ -37,10 +44,13 @@ export const convertCommand = nydusCommand({
   description: `Convert an image to Nydus (RAFS v6)
 
 Names are those of containers-transports(5): oci:DIR[:REF], oci-archive:FILE[:REF], docker-archive:FILE[:REF]
-(read only), docker://HOST/REPO:TAG, or a bare name for a registry. The result's digest goes to stdout.
+(read only), docker://HOST/REPO:TAG, or a bare name for a registry; also containerd:NAME, an image of containerd's. There
+the result is prepared for the snapshotter, so that 'nerdctl --snapshotter nydus run' starts it without a registry. The
+result's digest goes to stdout.
 
 e.g., 'nydus convert oci:./alpine:latest oci:./alpine:nydus'
-      'nydus convert --platform linux/arm64 docker-archive:app.tar.gz docker://localhost:5000/app:nydus'`,
+      'nydus convert --platform linux/arm64 docker-archive:app.tar.gz docker://localhost:5000/app:nydus'
+      'nydus convert containerd:alpine containerd:alpine:nydus'`,
   args: {
     source: { type: "positional", required: true, description: "Image to convert: OCI or Docker schema 2" },
     target: { type: "positional", required: true, description: "Name of the converted image" },
@@ -51,6 +61,8 @@ e.g., 'nydus convert oci:./alpine:latest oci:./alpine:nydus'
     },
     "all-platforms": { type: "boolean", description: "Convert every platform of an index" },
     ...PULL_ARGS,
+    ...CONTAINERD_ARGS,
+    ...PREPARE_ARGS,
     ...REGISTRY_ARGS,
     compressor: {
       type: "enum",
@@ -91,6 +103,8 @@ e.g., 'nydus convert oci:./alpine:latest oci:./alpine:nydus'
         allPlatforms,
         pull: pullOf(args.pull),
         registry: registryOptions(args),
+        containerd: containerdPlace(args),
+        prepare: snapshotterChoice(args),
         compressor: parseChoice("compressor", args.compressor, ["zstd", "lz4_block", "none"]),
         ...(level !== undefined && { compressionLevel: parseInteger("compression-level", level, LEVELS) }),
         chunkBytes: parseChunkSize(args["chunk-size"]),
@@ -102,6 +116,7 @@ e.g., 'nydus convert oci:./alpine:latest oci:./alpine:nydus'
         signal: context.signal,
       });
       progress.close();
+      printPreparation(summary.prepared);
       await printSummary(summary, args.target, context);
       return 0;
     } finally {

@@ -1,5 +1,6 @@
 import { type ImageReport, inspectImage } from "../../operation/image/inspect.ts";
 import { nydusCommand } from "../command.ts";
+import { CONTAINERD_ARGS } from "../containerd-args.ts";
 import { bothUsages, chooseImage, IMAGE_ARGS, withImage } from "../image-args.ts";
 import { formatTable, printJson, printText } from "../output.ts";
 import { formatBytes, shortDigest } from "../progress.ts";
@@ -54,6 +55,7 @@ Reads metadata only. A chunk is shared when files reference it more than once; "
   args: {
     image: { type: "positional", required: false, description: "Nydus image, by any name that 'nydus convert' takes" },
     ...IMAGE_ARGS,
+    ...CONTAINERD_ARGS,
   },
   async run(args, context) {
     const { image: choice } = chooseImage(args, [args.image]);

@@ -1,5 +1,6 @@
 import { formatMode, formatTime, type ListEntry, listPath } from "../../operation/image/list.ts";
 import { nydusCommand } from "../command.ts";
+import { CONTAINERD_ARGS } from "../containerd-args.ts";
 import { bothUsages, chooseImage, IMAGE_ARGS, withImage } from "../image-args.ts";
 import { printText } from "../output.ts";
 
@@ -31,6 +32,7 @@ Reads metadata only.`,
     image: { type: "positional", required: false, description: "Nydus image" },
     path: { type: "positional", required: false, description: "Directory or file in it (default /)" },
     ...IMAGE_ARGS,
+    ...CONTAINERD_ARGS,
     long: { type: "boolean", alias: "l", description: "Mode, links, owner, group, size and time (UTC) too" },
     recursive: { type: "boolean", alias: "R", description: "All below the directory" },
   },

@@ -1,5 +1,6 @@
 import { pullImage } from "../../operation/image/pull.ts";
 import { nydusCommand } from "../command.ts";
+import { CONTAINERD_ARGS, containerdPlace } from "../containerd-args.ts";
 import { printJson, printText } from "../output.ts";
 import { openProgress } from "../progress.ts";
 import { REGISTRY_ARGS, registryOptions } from "../registry-args.ts";
@@ -22,6 +23,7 @@ e.g., 'nydus pull registry.example/app:nydus'
     "all-platforms": { type: "boolean", description: "Pull every image of an index" },
     lazy: { type: "boolean", description: "Manifest, config and bootstrap only; a mount fetches what is read" },
     as: { type: "string", valueHint: "NAME", description: "Name in the store (default the image's own)" },
+    ...CONTAINERD_ARGS,
     ...REGISTRY_ARGS,
   },
   async run(args, context) {
@@ -34,6 +36,7 @@ e.g., 'nydus pull registry.example/app:nydus'
         platforms: platformsOf(args.platform, args["all-platforms"] === true),
         lazy: args.lazy === true,
         registry: registryOptions(args),
+        containerd: containerdPlace(args),
         root,
         signal,
         progress,

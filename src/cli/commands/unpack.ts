@@ -2,6 +2,7 @@ import { NydusError } from "../../base/errors.ts";
 import { unpackToDirectory } from "../../operation/image/extract.ts";
 import { unpackToTar } from "../../operation/image/unpack.ts";
 import { nydusCommand } from "../command.ts";
+import { CONTAINERD_ARGS } from "../containerd-args.ts";
 import { bothUsages, chooseImage, IMAGE_ARGS, withImage } from "../image-args.ts";
 import { printBytes, printStderr } from "../output.ts";
 
@@ -19,6 +20,7 @@ e.g., 'nydus unpack oci:./alpine:nydus ./rootfs'
     image: { type: "positional", required: false, description: "Nydus image" },
     output: { type: "positional", required: false, description: "Directory to make, or - for a tar on stdout" },
     ...IMAGE_ARGS,
+    ...CONTAINERD_ARGS,
   },
   async run(args, context) {
     const { image: choice, rest } = chooseImage(args, [args.image, args.output]);

@@ -17,8 +17,8 @@ export function openContainerdSource(reference: string, name: string, context: S
   });
 }
 
-/** Images of one connection. */
-class ContainerdSource implements ImageSource {
+/** An image as it is read over a connection, which is closed with it. */
+export class ContainerdSource implements ImageSource {
   readonly name: string;
   readonly #containerd: Containerd;
   readonly #reference: string;

@@ -43,6 +43,21 @@ export async function openDockerArchive(
   return new DockerArchiveSource(await TarArchive.open(path, context), choice, name, context.signal);
 }
 
+/**
+ * Every image of an open archive; whoever has opened that closes it.
+ * @throws EUCLEAN malformed, or no manifest.json in it
+ */
+export async function dockerImages(
+  archive: TarArchive,
+  signal: AbortSignal | undefined,
+): Promise<readonly { readonly names: readonly string[]; readonly source: ImageSource }[]> {
+  const rows = await readRows(archive);
+  return rows.map(({ tags }, index) => ({
+    names: tags,
+    source: new DockerArchiveSource(archive, { index }, `docker-archive:${archive.path}:@${index}`, signal),
+  }));
+}
+
 interface ArchiveImage {
   readonly root: { readonly descriptor: Descriptor; readonly bytes: Uint8Array };
   /** Name in the archive of each blob; the manifest itself is not among them. */

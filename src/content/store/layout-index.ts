@@ -30,6 +30,13 @@ export function chooseEntry(bytes: Uint8Array, choice: LayoutChoice, name: strin
   return parseIndex(alone).manifests[0] as Descriptor;
 }
 
+/** The images of an index.json, in its order; containerd's name of an image goes before the layout's own. */
+export function listEntries(bytes: Uint8Array): readonly { readonly name: string | undefined }[] {
+  return entriesOf(READ.parse(bytes)).map((entry) => ({
+    name: annotationOf(entry, ANNOTATION.containerdImageName) ?? annotationOf(entry, ANNOTATION.refName),
+  }));
+}
+
 function entriesOf(top: JsonObject): readonly JsonObject[] {
   return READ.array(top["manifests"], "manifests", MAX_MANIFESTS).map((entry, i) =>
     READ.object(entry, `manifests[${i}]`),

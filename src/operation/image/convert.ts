@@ -1,4 +1,5 @@
 import type { Digest } from "../../base/digest.ts";
+import type { ContainerdPlace } from "../../content/containerd/connection.ts";
 import { openImageSource, type PullPolicy } from "../../content/local/open-image-source.ts";
 import type { RegistryOptions } from "../../content/registry/registry-options.ts";
 import { openTarget } from "../../content/store/open-store.ts";
@@ -6,6 +7,7 @@ import type { Compressor, Digester } from "../../format/codec/codecs.ts";
 import { hostPlatform, parsePlatform } from "../../format/oci/platform.ts";
 import { openCodecPool } from "../../os/codec-threads.ts";
 import { loadCodecs } from "../../os/codecs.ts";
+import { type Preparation, preparedPlatform, prepareTarget, type SnapshotterChoice } from "./containerd-prepare.ts";
 import { type ConvertedImage, type ConvertOptions, convertBetween } from "./convert-between.ts";
 import type { ExtraAnnotations } from "./convert-manifest.ts";
 import { readPathList } from "./prefetch.ts";
@@ -29,6 +31,10 @@ export interface ConvertRequest {
   readonly pull?: PullPolicy | undefined;
   /** How registries are reached. */
   readonly registry?: RegistryOptions | undefined;
+  /** Which containerd is meant, and whose images in it. */
+  readonly containerd?: ContainerdPlace | undefined;
+  /** In containerd: what to prepare the image for; undefined: it is only stored. */
+  readonly prepare?: SnapshotterChoice | undefined;
   readonly compressor: Compressor;
   /** Of zstd, {@link DEFAULT_ZSTD_LEVEL} when left out. */
   readonly compressionLevel?: number | undefined;
@@ -51,16 +57,19 @@ export interface ConvertSummary {
   readonly mediaType: string;
   readonly sizeBytes: number;
   readonly images: readonly ConvertedImage[];
+  /** Of a conversion into containerd. */
+  readonly prepared?: Preparation;
 }
 
 /** Opens both ends, converts, and closes everything again, whatever happens. @throws as `convertBetween` and the stores */
 export async function convertImage(request: ConvertRequest): Promise<ConvertSummary> {
-  const { root, signal, registry, compressor, chunkBytes, digester } = request;
+  const { root, signal, registry, containerd, compressor, chunkBytes, digester } = request;
   const platforms = platformsOf(request);
   const { prefetchListPath: list } = request;
   const prefetchPaths = list === undefined ? undefined : await readPathList(list);
-  await using source = await openImageSource(request.source, { root, signal, registry }, request.pull);
-  await using target = await openTarget(request.target, { root, signal, registry });
+  const context = { root, signal, registry, containerd };
+  await using source = await openImageSource(request.source, context, request.pull);
+  await using target = await openTarget(request.target, context);
   await using pool = openCodecPool();
   const codecs = await loadCodecs();
   const annotations: ExtraAnnotations = {
@@ -74,7 +83,18 @@ export async function convertImage(request: ConvertRequest): Promise<ConvertSumm
       level: request.compressionLevel ?? DEFAULT_ZSTD_LEVEL,
     },
   );
-  return { digest: made.digest, mediaType: made.mediaType, sizeBytes: made.size, images };
+  const { prepare, progress } = request;
+  const prepared = await prepareTarget(
+    target,
+    prepare && { ...prepare, platform: preparedPlatform(platforms), signal, progress },
+  );
+  return {
+    digest: made.digest,
+    mediaType: made.mediaType,
+    sizeBytes: made.size,
+    images,
+    ...(prepared && { prepared }),
+  };
 }
 
 function platformsOf(request: ConvertRequest): ConvertOptions["platforms"] {

@@ -23,6 +23,11 @@ export interface CopyOptions {
   readonly platforms: readonly [Platform, ...Platform[]] | "all";
   /** Of Nydus images only what a mount needs to begin: manifest, config and bootstrap. */
   readonly lazy: boolean;
+  /**
+   * Whether the target takes an index of which some images are missing; it does unless this says no: then a single
+   * platform's manifest is copied as an image of its own.
+   */
+  readonly keepsIndex?: boolean;
   readonly progress?: ImageProgress | undefined;
 }
 
@@ -58,15 +63,35 @@ interface FoundManifest {
 export async function copyImage(context: CopyContext, options: CopyOptions): Promise<CopiedImage> {
   const { source, target } = context;
   const { progress = NO_PROGRESS } = options;
-  const root = await source.root();
-  const manifests = await chooseManifests(source, root, options.platforms);
+  const top = await source.root();
+  const manifests = await chooseManifests(source, top, options.platforms);
+  const root = options.keepsIndex === false ? wholeRoot(top, manifests, options.platforms) : top;
   const wanted = manifests.flatMap(({ manifest }) =>
     options.lazy ? lazyParts(manifest, source.name) : [manifest.config, ...manifest.layers],
   );
   const blobs = await copyBlobs(context, wanted, progress);
-  for (const { descriptor, bytes } of manifests) await target.putBytes(descriptor, bytes);
+  for (const { descriptor, bytes } of manifests) {
+    if (descriptor.digest !== root.descriptor.digest) await target.putBytes(descriptor, bytes);
+  }
   await target.commit(root.descriptor, root.bytes);
   return { root: root.descriptor, manifests, blobs };
+}
+
+/** The root of a copy that lacks nothing. @throws EINVAL some of an index's images are wanted, and not one */
+function wholeRoot(
+  top: FoundRoot,
+  manifests: readonly FoundManifest[],
+  platforms: CopyOptions["platforms"],
+): FoundRoot {
+  const [first, ...others] = manifests;
+  if (platforms === "all" || first === undefined) return top;
+  if (others.length === 0) return first;
+  throw new NydusError("EINVAL", "Cannot copy some platforms of an image there: name one of them, or copy them all");
+}
+
+interface FoundRoot {
+  readonly descriptor: Descriptor;
+  readonly bytes: Uint8Array;
 }
 
 async function chooseManifests(

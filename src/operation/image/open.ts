@@ -3,6 +3,7 @@ import { basename, join } from "node:path";
 import { type Digest, digestOfHex, hexOf } from "../../base/digest.ts";
 import { asNydusError, inPlace, NydusError } from "../../base/errors.ts";
 import { BlobCache, type BlobCacheOptions } from "../../content/cache/blob-cache.ts";
+import type { ContainerdPlace } from "../../content/containerd/connection.ts";
 import { Lease } from "../../content/local/lease.ts";
 import { openImageSource, type PullPolicy } from "../../content/local/open-image-source.ts";
 import { storePaths } from "../../content/local/paths.ts";
@@ -41,6 +42,8 @@ export interface OpenImageOptions {
   readonly pull?: PullPolicy | undefined;
   /** How registries are reached. */
   readonly registry?: RegistryOptions | undefined;
+  /** Which containerd is meant by a name of its transport. */
+  readonly containerd?: ContainerdPlace | undefined;
   readonly signal?: AbortSignal | undefined;
   /** Asked for an image that is open already, by the digest of its manifest: it is returned in the place of a new one. */
   readonly reuse?: ((manifest: Digest) => OpenedImage | undefined) | undefined;
@@ -95,8 +98,9 @@ export interface OpenedImage extends AsyncDisposable {
  */
 export async function openImage(name: string, options: OpenImageOptions): Promise<OpenedImage> {
   await using stack = new Closers();
-  const { root, signal = new AbortController().signal } = options;
-  const source = stack.use(await openImageSource(name, { root, signal, registry: options.registry }, options.pull));
+  const { root, signal = new AbortController().signal, registry, containerd } = options;
+  const context = { root, signal, registry, containerd };
+  const source = stack.use(await openImageSource(name, context, options.pull));
   const { descriptor, bytes } = await chooseManifest(source, options.platform ?? hostPlatform(process.arch));
   const reused = options.reuse?.(descriptor.digest);
   if (reused !== undefined) return reused;
