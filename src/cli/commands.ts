@@ -88,6 +88,23 @@ export const COMMAND_GROUPS = [
       },
     },
   ],
+  [
+    "Host commands",
+    {
+      install: {
+        summary: "Set up containerd to use this program as its snapshotter",
+        load: async () => (await import("./commands/install.ts")).installCommand,
+      },
+      uninstall: {
+        summary: "Take back what 'nydus install' has set up",
+        load: async () => (await import("./commands/uninstall.ts")).uninstallCommand,
+      },
+      doctor: {
+        summary: "Look for what would keep this machine from running images",
+        load: async () => (await import("./commands/doctor.ts")).doctorCommand,
+      },
+    },
+  ],
 ] as const satisfies readonly (readonly [string, Readonly<Record<string, CommandEntry>>])[];
 
 /** A command by its name. */

@@ -22,6 +22,16 @@ export function findProgram(name: string, path: string | undefined): string | un
     .find(isExecutable);
 }
 
+/** Whether this process may write into a directory: also root may not where the file system is read-only. */
+export function isWritable(path: string): boolean {
+  try {
+    accessSync(path, constants.W_OK | constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 function isExecutable(path: string): boolean {
   try {
     accessSync(path, constants.X_OK);
