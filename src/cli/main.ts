@@ -14,7 +14,10 @@ type Program = typeof import("./program.ts")["runProgram"];
 const runNydus = (): Promise<Program> => import("./program.ts").then((program) => program.runProgram);
 
 /** Names that the executable may be started under, by symlinks; each is a command line of its own. */
-const PROGRAMS: ReadonlyMap<string, () => Promise<Program>> = new Map([["nydus", runNydus]]);
+const PROGRAMS: ReadonlyMap<string, () => Promise<Program>> = new Map([
+  ["nydus", runNydus],
+  ["nydus-image", () => import("./nydus-image/program.ts").then((program) => program.runNydusImage)],
+]);
 
 const SIGNALS = { SIGINT: 2, SIGTERM: 15, SIGHUP: 1 } as const;
 

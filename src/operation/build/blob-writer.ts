@@ -174,15 +174,18 @@ export class BlobWriter {
 
   /**
    * Completes the blob and makes it visible.
-   * @param encodeLayer makes the layer's own bootstrap, given the blob's row (none without data)
+   * @param encodeLayer makes the layer's own bootstrap, given the blob's row (none without data); left out where the
+   *   bootstrap is to lie outside of the blob
    */
-  async finish(encodeLayer: (record: BlobRecord | undefined) => Uint8Array): Promise<WrittenBlob> {
+  async finish(encodeLayer?: (record: BlobRecord | undefined) => Uint8Array): Promise<WrittenBlob> {
     const hasData = this.#chunks.length > 0;
     const tables = hasData ? await this.#writeChunkTables() : undefined;
     const row = tables === undefined ? undefined : this.#row(tables.ci);
-    const inner = row && { ...row, features: row.features | BLOB_FEATURES.inlinedFsMeta };
-    const bootstrap = await this.#writePart(TOC_NAMES.bootstrap, "zstd", encodeLayer(inner));
-    await this.#write(encodeTarHeader(TOC_NAMES.bootstrap, bootstrap.compressedBytes));
+    if (encodeLayer !== undefined) {
+      const inner = row && { ...row, features: row.features | BLOB_FEATURES.inlinedFsMeta };
+      const bootstrap = await this.#writePart(TOC_NAMES.bootstrap, "zstd", encodeLayer(inner));
+      await this.#write(encodeTarHeader(TOC_NAMES.bootstrap, bootstrap.compressedBytes));
+    }
     await this.#write(encodeToc(this.#toc));
     const digest = digestOfSum(this.#whole.digest());
     await this.#sink.commit(digest, this.#offset);

@@ -1,0 +1,93 @@
+import { bytesOfKey, concatBytes, keyOfBytes } from "../../base/bytes.ts";
+import { inPlace } from "../../base/errors.ts";
+import type { ErofsReader } from "../../format/erofs/reader.ts";
+import { type TarMember, writeTar } from "../../format/tar/writer.ts";
+import { HARDLINK_XATTR, IMPLICIT_XATTR, WHITEOUT_PREFIX } from "../../format/tree/markers.ts";
+import { ContentQueue, pieceBytes } from "./read-file.ts";
+import type { ReadableImage } from "./unit-batches.ts";
+import { type NamedEntry, type UnpackOptions, walkNames, xattrsOf } from "./unpack.ts";
+import { printablePath } from "./walk.ts";
+
+/** Longest name of a file system. */
+const NAME_BYTES = 255;
+
+/** A path of a layer, as its tar is to have it. */
+interface LayerName extends NamedEntry {
+  /** Attributes without markers. */
+  readonly xattrs: Map<string, Uint8Array>;
+  /** Of a hard link to what a lower layer has. */
+  readonly lowerPath?: Uint8Array;
+}
+
+/**
+ * A layer, or a whole image, as a tar: as `unpackToTar` makes it of an image, and what a layer says of those below it
+ * as the entries that said so: whiteouts, hard links to lower files; directories that had no entry have none.
+ * @throws EBADMSG, EUCLEAN damaged; EIO, each with the path that it was met at
+ */
+export async function* unpackLayerToTar(image: ReadableImage, options: UnpackOptions): AsyncGenerator<Uint8Array> {
+  const reader = image.rafs.erofs;
+  await using queue = new ContentQueue(image, contentsOf(reader), options);
+  yield* writeTar(membersOf(reader, queue, options));
+}
+
+function* layerNames(reader: ErofsReader): Generator<LayerName> {
+  for (const entry of walkNames(reader)) {
+    const xattrs = xattrsOf(reader, entry.inode.nid);
+    const lowerPath = xattrs.get(HARDLINK_XATTR);
+    if (xattrs.has(IMPLICIT_XATTR)) continue;
+    xattrs.delete(HARDLINK_XATTR);
+    yield { ...entry, xattrs, ...(lowerPath !== undefined && { lowerPath }) };
+  }
+}
+
+/** Whether a path's content is in the tar behind its header. */
+function hasContent({ inode, linkTo, lowerPath }: LayerName): boolean {
+  return inode.type === "file" && linkTo === undefined && lowerPath === undefined;
+}
+
+function* contentsOf(reader: ErofsReader): Generator<number> {
+  for (const name of layerNames(reader)) if (hasContent(name)) yield name.inode.nid;
+}
+
+function* membersOf(reader: ErofsReader, queue: ContentQueue, options: UnpackOptions): Generator<TarMember> {
+  for (const entry of layerNames(reader)) {
+    if (entry.inode.type === "socket") {
+      options.onSkipped?.(printablePath(entry.path), "a tar cannot hold a socket");
+      continue;
+    }
+    yield memberOf(reader, entry, queue);
+  }
+}
+
+function memberOf(reader: ErofsReader, entry: LayerName, queue: ContentQueue): TarMember {
+  const { path, inode, xattrs } = entry;
+  const { type, mode, uid, gid, mtimeSec, mtimeNsec, rdevMajor, rdevMinor, nid } = inode;
+  const member = { path, mode, uid, gid, mtimeSec, mtimeNsec };
+  const linkPath = entry.linkTo ?? entry.lowerPath;
+  if (linkPath !== undefined) return { ...member, type: "hardlink", linkPath };
+  if (isLongWhiteout(entry)) return { ...member, path: whiteoutPath(entry), type: "file", sizeBytes: 0 };
+  if (type === "symlink") return { ...member, type, xattrs, linkPath: reader.readlink(nid) };
+  if (type !== "file") return { ...member, type, xattrs, rdevMajor, rdevMinor };
+  return { ...member, type, xattrs, sizeBytes: inode.sizeBytes, content: contentOf(queue, path) };
+}
+
+/** Whether a device stands for a whiteout whose name is too long for a file system (`LayerTree`). */
+function isLongWhiteout({ inode, name }: LayerName): boolean {
+  const { type, rdevMajor, rdevMinor } = inode;
+  const isWhiteout = type === "char" && rdevMajor === 0 && rdevMinor === 0;
+  return isWhiteout && name.length + WHITEOUT_PREFIX.length > NAME_BYTES;
+}
+
+function whiteoutPath({ path, name }: LayerName): Uint8Array {
+  const parent = keyOfBytes(path.subarray(0, path.length - name.length));
+  return concatBytes([bytesOfKey(parent + WHITEOUT_PREFIX), name]);
+}
+
+async function* contentOf(queue: ContentQueue, path: Uint8Array): AsyncGenerator<Uint8Array> {
+  const pieces = queue.nextFile();
+  for (;;) {
+    const { value, done } = await inPlace({ path: printablePath(path) }, () => pieces.next());
+    if (done) return;
+    yield* pieceBytes(value);
+  }
+}
