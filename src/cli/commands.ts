@@ -27,6 +27,18 @@ export const COMMAND_GROUPS = [
         summary: "Remove what no image of the store needs",
         load: async () => (await import("./commands/prune.ts")).pruneCommand,
       },
+      copy: {
+        summary: "Copy an image between registries, files and containerd",
+        load: async () => (await import("./commands/copy.ts")).copyCommand,
+      },
+      load: {
+        summary: "Load the images of an archive into containerd",
+        load: async () => (await import("./commands/load.ts")).loadCommand,
+      },
+      prepare: {
+        summary: "Make images in containerd ready to run, without pulling them",
+        load: async () => (await import("./commands/prepare.ts")).prepareCommand,
+      },
       convert: {
         summary: "Convert an image to Nydus (RAFS v6)",
         load: async () => (await import("./commands/convert.ts")).convertCommand,
@@ -85,6 +97,10 @@ export const COMMAND_GROUPS = [
       daemon: {
         summary: "Look at the process that serves the mounts, or end it",
         load: async () => (await import("./commands/daemon.ts")).daemonCommand,
+      },
+      snapshotter: {
+        summary: "Serve containerd's snapshots",
+        load: async () => (await import("./commands/snapshotter.ts")).snapshotterCommand,
       },
     },
   ],

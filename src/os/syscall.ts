@@ -37,6 +37,8 @@ export interface Libc {
   socketPair(): { readonly errno: number; readonly fds?: readonly [number, number] };
   /** recvmsg(2) without waiting, for one byte and the descriptor that comes with it. */
   receiveFd(socket: number): FdResult;
+  /** Sends one datagram to a unix socket, without waiting. @param address a path, or `@` and an abstract name */
+  sendDatagram(address: string, data: Uint8Array): number;
   /** fcntl(2): O_NONBLOCK on. */
   setNonBlocking(fd: number): number;
 }
@@ -75,6 +77,8 @@ const F_GETFL = 3;
 const F_SETFD = 2;
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
+const SOCK_DGRAM = 2;
+const MSG_NOSIGNAL = 0x4000;
 const MSG_DONTWAIT = 0x40;
 const MSG_CMSG_CLOEXEC = 0x40000000;
 const SOL_SOCKET = 1;
@@ -101,6 +105,8 @@ const FUNCTIONS = {
   epoll_ctl: { args: ["i32", "i32", "i32", "ptr"], returns: "i32" },
   epoll_wait: { args: ["i32", "ptr", "i32", "i32"], returns: "i32" },
   socketpair: { args: ["i32", "i32", "i32", "ptr"], returns: "i32" },
+  socket: { args: ["i32", "i32", "i32"], returns: "i32" },
+  sendto: { args: ["i32", "ptr", "u64", "i32", "ptr", "u32"], returns: "i64" },
   recvmsg: { args: ["i32", "ptr", "i32"], returns: "i64" },
   fcntl: { args: ["i32", "i32", "i64"], returns: "i32" },
   __errno_location: { args: [], returns: "ptr" },
@@ -173,8 +179,24 @@ function loadLibc(): Libc {
       const received = Number(call.recvmsg(socket, message.header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
       return received < 0 ? { errno: errno() } : { errno: 0, ...message.fd };
     },
+    sendDatagram: (address, data) => {
+      const fd = call.socket(AF_UNIX, SOCK_DGRAM | CLOEXEC, 0);
+      if (fd < 0) return errno();
+      const target = unixAddress(address);
+      const sent = Number(call.sendto(fd, data, data.length, MSG_DONTWAIT | MSG_NOSIGNAL, target, target.length));
+      const failure = sent < 0 ? errno() : 0;
+      call.close(fd);
+      return failure;
+    },
     setNonBlocking: (fd) => errnoOf(call.fcntl(fd, F_SETFL, call.fcntl(fd, F_GETFL, 0) | O_NONBLOCK)),
   };
+}
+
+/** A struct sockaddr_un without the zeros at its end (unix(7)); `@` stands for the NUL of an abstract name. */
+function unixAddress(address: string): Uint8Array {
+  const isAbstract = address.startsWith("@");
+  const name = new TextEncoder().encode(isAbstract ? `\0${address.slice(1)}` : `${address}\0`);
+  return new Uint8Array([AF_UNIX, 0, ...name]);
 }
 
 /** A struct msghdr with room for one byte and one descriptor (cmsg(3), LP64). */

@@ -63,6 +63,11 @@ export class Metastore implements Disposable {
     return this.#table.list();
   }
 
+  /** Those that stand on a snapshot, or on none where `parent` is "". */
+  children(parent: string): Snapshot[] {
+    return this.#table.children(parent);
+  }
+
   /** Whether a directory's number is a snapshot's. */
   has(id: number): boolean {
     return this.#table.get(id) !== undefined;

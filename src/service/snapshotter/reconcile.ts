@@ -57,7 +57,7 @@ function tidy({ id, snapshot, damage }: FoundDir, { table, dirs, log }: Reconcil
   } else if (snapshot !== undefined || damage !== undefined) {
     log(`directory ${id} is set aside: ${damage === undefined ? "a later one has its key" : formatError(damage)}`);
     dirs.setAside(id);
-  } else dirs.retire(id);
+  } else if (!dirs.hasMounts(id)) dirs.retire(id); // else it was being removed, and cleanup goes on with it
 }
 
 function isSame(row: Snapshot | undefined, record: Snapshot): boolean {

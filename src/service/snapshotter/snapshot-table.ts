@@ -68,6 +68,13 @@ export class SnapshotTable implements Disposable {
     return snapshotOf(this.#db.statement("SELECT * FROM snapshots WHERE id = ?").get(id));
   }
 
+  children(parent: string): Snapshot[] {
+    return this.#db
+      .statement("SELECT * FROM snapshots WHERE parent = ? ORDER BY key")
+      .all(parent)
+      .map(definiteSnapshot);
+  }
+
   hasChildren(key: string): boolean {
     return this.#db.statement("SELECT 1 FROM snapshots WHERE parent = ? LIMIT 1").get(key) !== undefined;
   }
