@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -72,8 +73,8 @@ func startSnapshotter(program, root string) (snapshots.Snapshotter, func() error
 
 func awaitSocket(address string, exited <-chan error) error {
 	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); time.Sleep(pollInterval) {
-		if _, err := os.Stat(address); err == nil {
-			return nil
+		if connection, err := net.Dial("unix", address); err == nil {
+			return connection.Close()
 		}
 		select {
 		case err := <-exited:
@@ -81,7 +82,7 @@ func awaitSocket(address string, exited <-chan error) error {
 		default:
 		}
 	}
-	return fmt.Errorf("the snapshotter made no socket within %v", startTimeout)
+	return fmt.Errorf("the snapshotter does not answer after %v", startTimeout)
 }
 
 // terminate asks a process to end; one that does not, or ends with another status than 0, is an error.
