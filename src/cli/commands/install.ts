@@ -40,6 +40,7 @@ e.g., 'nydus install containerd --dry-run'`,
     const plan = await planInstall({
       ...{ configPath, unitDir, address, command },
       cri: args.cri === true,
+      root: context.root,
       platform: formatPlatform(hostPlatform(process.arch)),
       searchPath: process.env["PATH"],
       containerd: givenVersion(args["containerd-version"]),

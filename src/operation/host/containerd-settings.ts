@@ -43,6 +43,8 @@ export interface SettingsRequest {
   readonly cri: boolean;
   /** `os/arch`, of this machine. */
   readonly platform: string;
+  /** Where snapshots are kept, which CRI measures. */
+  readonly root?: string | undefined;
 }
 
 /** Releases below are not known, and had no remote snapshots that could be trusted. */
@@ -101,13 +103,13 @@ function checkVersions({ containerd, configVersion, cri }: SettingsRequest): voi
 }
 
 /** Without the export, pulls pass no annotations; without the unpacker, they do not unpack for this snapshotter. */
-function transferSettings({ platform }: SettingsRequest, plugin: readonly string[]): Setting[] {
+function transferSettings({ platform, root }: SettingsRequest, plugin: readonly string[]): Setting[] {
   const differ = "walking";
   return [
     {
       kind: "table",
       path: [...plugin, "exports"],
-      values: { enable_remote_snapshot_annotations: "true" },
+      values: { enable_remote_snapshot_annotations: "true", ...(root !== undefined && { root }) },
       replaces: true,
     },
     {

@@ -24,6 +24,8 @@ export interface InstallRequest {
   readonly cri: boolean;
   /** `os/arch`, of this machine. */
   readonly platform: string;
+  /** Directory of all state. */
+  readonly root: string;
   /** Where the unit is to be; undefined where there is none to be written. */
   readonly unitDir: string | undefined;
   /** Runs the snapshotter: absolute path and arguments. */

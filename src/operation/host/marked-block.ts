@@ -108,17 +108,21 @@ function isWithin(offset: number, statements: readonly TomlStatement[]): boolean
  */
 export function withoutBlocks(text: string, statements: readonly TomlStatement[]): string {
   let rest = text;
+  let isLastJoined = false;
   for (const block of findBlocks(text, statements).reverse()) {
     if (!block.isIntact) {
+      const found = `the lines from ${block.line} on were changed since`;
       throw new NydusError(
         "EEXIST",
-        `Cannot take out what was installed: the lines from ${block.line} on were changed since; undo the change, or take them out by hand`,
+        `Cannot take out what was installed: ${found}; change them back, or take them out`,
       );
     }
     checkFollower(block, statements);
     rest = withoutBlock(rest, block);
+    // Only while nothing else has been added behind: joined lines would be others.
+    isLastJoined ||= block.isJoined && rest.length === block.start;
   }
-  return rest;
+  return isLastJoined ? rest.replace(/\r?\n$/, "") : rest;
 }
 
 /** An assignment behind a block that opens a table would move into the table before. */
@@ -130,10 +134,7 @@ function checkFollower(block: MarkedBlock, statements: readonly TomlStatement[])
   throw new NydusError("EEXIST", `Cannot take out what was installed: ${where}; move it first`);
 }
 
-function withoutBlock(text: string, { start, end, replaced, isJoined }: MarkedBlock): string {
+function withoutBlock(text: string, { start, end, replaced }: MarkedBlock): string {
   if (replaced !== undefined) return text.slice(0, start) + replaced + text.slice(end);
-  const behind = text.slice(end).replace(/^\r?\n/, "");
-  const before = text.slice(0, start);
-  // Only at the end of the text still: joined lines would be others.
-  return isJoined && behind === "" ? before.replace(/\r?\n$/, "") : before + behind;
+  return text.slice(0, start) + text.slice(end).replace(/^\r?\n/, "");
 }

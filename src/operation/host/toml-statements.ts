@@ -32,13 +32,14 @@ export function readTomlStatements(text: string): TomlStatement[] {
   return new StatementReader(text).read();
 }
 
-/** The first of the statements that says something of `path`, or of a table above it. */
+/** The statement that gives `path` its value or form: an assignment of it or above it, else a header of it or around it. */
 export function statementOf(statements: readonly TomlStatement[], path: readonly string[]): TomlStatement | undefined {
   const isWithin = (inner: readonly string[], outer: readonly string[]): boolean =>
     outer.every((key, i) => inner[i] === key);
   return (
     statements.find((one) => one.kind === "value" && isWithin(path, one.path)) ??
-    statements.find((one) => isWithin(one.path, path))
+    statements.find((one) => isWithin(one.path, path)) ??
+    statements.find((one) => isWithin(path, one.path))
   );
 }
 
