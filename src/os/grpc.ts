@@ -132,11 +132,13 @@ async function sendAll(
 
 /** Services on a unix socket. */
 export interface GrpcServer {
-  /** Takes no more calls; waits for those under way, but not for ever, and removes the socket. */
-  close(): Promise<void>;
+  /**
+   * Takes no more calls, waits for those under way, and removes the socket.
+   * @param timeoutMs 5 s unless given; calls that are left then are ended, and their handlers told
+   */
+  close(timeoutMs?: number): Promise<void>;
 }
 
-/** Calls under way get so long when a server closes. */
 const CLOSE_TIMEOUT_MS = 5_000;
 
 /**
@@ -163,7 +165,7 @@ export async function serveGrpc(socketPath: string, services: readonly ServedSer
       error === null ? resolve() : reject(failed(error)),
     );
   });
-  return { close: () => closeServer(server, socketPath) };
+  return { close: (timeoutMs = CLOSE_TIMEOUT_MS) => closeServer(server, { socketPath, timeoutMs }) };
 }
 
 function unimplemented(name: string): Handler {
@@ -172,8 +174,11 @@ function unimplemented(name: string): Handler {
   };
 }
 
-async function closeServer(server: grpc.Server, socketPath: string): Promise<void> {
-  const force = setTimeout(() => server.forceShutdown(), CLOSE_TIMEOUT_MS);
+async function closeServer(
+  server: grpc.Server,
+  { socketPath, timeoutMs }: { readonly socketPath: string; readonly timeoutMs: number },
+): Promise<void> {
+  const force = setTimeout(() => server.forceShutdown(), timeoutMs);
   await new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
   clearTimeout(force);
   rmSync(socketPath, { force: true });
@@ -192,6 +197,8 @@ export class GrpcClient implements Disposable {
   readonly #client: grpc.Client;
   readonly #url: string;
   readonly #definitions = new Map<ProtoService, grpc.ServiceDefinition>();
+  /** Calls under way: closing the connection alone would leave them to themselves. */
+  readonly #calls = new Set<{ cancel(): void }>();
 
   /** @param socketPath of the unix socket */
   constructor(socketPath: string) {
@@ -222,11 +229,13 @@ export class GrpcClient implements Disposable {
         deadlineOf(options),
         (error, answer) => {
           signal?.removeEventListener("abort", cancel);
+          this.#calls.delete(call);
           if (error !== null) reject(signal?.aborted ? asNydusError(signal.reason) : fromStatus(error, this.#url));
           else resolve(answer as Message);
         },
       );
       const cancel = (): void => call.cancel();
+      this.#calls.add(call);
       signal?.addEventListener("abort", cancel, { once: true });
     });
   }
@@ -253,6 +262,7 @@ export class GrpcClient implements Disposable {
       deadlineOf(options),
     );
     const cancel = (): void => call.cancel();
+    this.#calls.add(call);
     signal?.addEventListener("abort", cancel, { once: true });
     try {
       yield* call as AsyncIterable<Message>;
@@ -260,6 +270,7 @@ export class GrpcClient implements Disposable {
       throw signal?.aborted ? asNydusError(signal.reason) : fromStatus(error as grpc.ServiceError, this.#url);
     } finally {
       signal?.removeEventListener("abort", cancel);
+      this.#calls.delete(call);
       call.cancel();
     }
   }
@@ -277,7 +288,9 @@ export class GrpcClient implements Disposable {
     return new GrpcDuplex(call, this.#url, options.signal);
   }
 
+  /** Ends the connection, and what is called over it. */
   [Symbol.dispose](): void {
+    for (const call of this.#calls) call.cancel();
     this.#client.close();
   }
 }
@@ -300,7 +313,7 @@ export class GrpcDuplex implements Disposable {
 
   /** Sends a message; waits while the other side does not take them. */
   async send(message: Message): Promise<void> {
-    if (this.#call.write(message)) return;
+    if (this.#call.destroyed || this.#call.write(message)) return; // why it is, the next answer says
     await new Promise<void>((resolve) => this.#call.once("drain", resolve).once("close", resolve));
   }
 

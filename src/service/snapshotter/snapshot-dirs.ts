@@ -90,7 +90,7 @@ export class SnapshotDirs {
     const dir = join(this.#snapshots, String(snapshot.id));
     if (exists(dir)) this.retire(snapshot.id); // left by a transaction that was undone with its id
     mkdirSync(dir, { mode: PRIVATE_MODE });
-    this.write(snapshot);
+    this.#stage(snapshot);
     makeDir(this.fsDir(snapshot.id), FS_MODE);
     if (owner !== undefined) lchownSync(this.fsDir(snapshot.id), owner.uid, owner.gid);
     if (snapshot.kind === "active") makeDir(this.workDir(snapshot.id), WORK_MODE);
@@ -100,6 +100,12 @@ export class SnapshotDirs {
 
   /** Replaces the record of a snapshot; durable when this returns. */
   write(snapshot: Snapshot): void {
+    this.#stage(snapshot);
+    syncDir(join(this.#snapshots, String(snapshot.id)));
+  }
+
+  /** The same, but for the name of the file. */
+  #stage(snapshot: Snapshot): void {
     const path = join(this.#snapshots, String(snapshot.id), RECORD);
     const staged = `${path}.new`;
     inPlace({ path }, () => {
@@ -111,7 +117,6 @@ export class SnapshotDirs {
         closeSync(fd);
       }
       renameSync(staged, path);
-      syncDir(join(this.#snapshots, String(snapshot.id)));
     });
   }
 
