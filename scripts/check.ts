@@ -7,6 +7,8 @@ const TEST_TIMEOUT_MS = 300_000;
 /** Test folders of the full check that need no executable, then those that run it. */
 const TEST_FOLDERS = ["architecture", "unit", "suite", "golden", "fuzz", "oracle"] as const;
 const EXECUTABLE_FOLDERS = ["e2e"] as const;
+/** With `--peers`: tests that need what `scripts/peers` builds. */
+const PEER_FOLDERS = ["peers"] as const;
 
 /** One step of the check: a name and a command line whose failure ends the check. */
 interface Step {
@@ -35,7 +37,7 @@ function testStep(folder: string): Step {
 }
 
 /** Every step in order; a folder without tests has none. */
-function allSteps(): Step[] {
+function allSteps(withPeers: boolean): Step[] {
   const present = (folder: string): boolean => !new Glob(`test/${folder}/**/*.test.ts`).scanSync(ROOT).next().done;
   return [
     step("build wasm", "bun", "scripts/build-wasm.ts"),
@@ -46,13 +48,13 @@ function allSteps(): Step[] {
     ...TEST_FOLDERS.filter(present).map(testStep),
     step("build", "bun", "scripts/build.ts"),
     step("version", "dist/nydus", "--version"),
-    ...EXECUTABLE_FOLDERS.filter(present).map(testStep),
+    ...[...EXECUTABLE_FOLDERS, ...(withPeers ? PEER_FOLDERS : [])].filter(present).map(testStep),
   ];
 }
 
 function quickSteps(): Step[] {
   const changed = quickStep("test changed", "bun", "test", `--timeout=${TEST_TIMEOUT_MS}`, "--changed", "./test/unit/");
-  return [...allSteps().filter((one) => one.quick), changed];
+  return [...allSteps(false).filter((one) => one.quick), changed];
 }
 
 /** The counts at the end of `bun test`'s output, or undefined where it ran no test. */
@@ -105,8 +107,8 @@ export function formatCounts({ passed, failed, skipped }: TestCounts): string {
 }
 
 if (import.meta.main) {
-  const quick = process.argv.includes("--quick");
-  const result = await runSteps(quick ? quickSteps() : allSteps(), process.argv.includes("--keep-going"));
+  const has = (flag: string): boolean => process.argv.includes(flag);
+  const result = await runSteps(has("--quick") ? quickSteps() : allSteps(has("--peers")), has("--keep-going"));
   for (const name of new Set(result.skips)) console.log(`skipped: ${name}`);
   console.log(formatCounts(result));
   process.exit(result.failed === 0 ? 0 : 1);
