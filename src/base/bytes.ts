@@ -27,6 +27,14 @@ export function safeU64(value: bigint, at: number): number {
   return Number(value);
 }
 
+/** Writes a safe integer as 64 bits, little-endian, negative ones in two's complement; for hot loops, without BigInt. */
+export function setSafe64(view: DataView, at: number, value: number): void {
+  view.setInt32(at, value, true); // the low 32 bits
+  view.setInt32(at + 4, Math.floor(value / TWO_32), true);
+}
+
+const TWO_32 = 2 ** 32;
+
 /** Joins pieces into one array of bytes; one piece is returned as it is, not copied. */
 export function concatBytes(pieces: readonly Uint8Array[]): Uint8Array {
   if (pieces.length === 1 && pieces[0] !== undefined) return pieces[0];

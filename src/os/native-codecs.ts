@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import * as zlib from "node:zlib";
 import type { Hasher } from "../base/digest.ts";
 import { NydusError } from "../base/errors.ts";
-import { loadZstdWasm } from "../format/codec/compress.ts";
+import { checkGzipLevel, loadZstdWasm } from "../format/codec/compress.ts";
 import type { NativeCodecs } from "../format/codec/make-codecs.ts";
 import { gunzipStream, zstdFrameStream } from "./native-stream.ts";
 
@@ -33,6 +33,12 @@ function zstdCompress(data: Uint8Array, level: number): Uint8Array {
   return zlib.zstdCompressSync(data, { params: { [zlib.constants.ZSTD_c_compressionLevel]: level } });
 }
 
+/** By libdeflate: its bytes do not depend on what the processor can do, those of other libraries may. */
+function gzipCompress(data: Uint8Array, level: number): Uint8Array {
+  checkGzipLevel(level);
+  return Bun.gzipSync(data as Uint8Array<ArrayBuffer>, { library: "libdeflate", level: level as 0 });
+}
+
 /** A frame that declares `sizeBytes`: Bun's decoder allocates what the frame declares and writes no more. */
 function zstdDecompress(frame: Uint8Array, sizeBytes: number): Uint8Array {
   if (typeof Bun !== "undefined") return Bun.zstdDecompressSync(frame);
@@ -41,13 +47,13 @@ function zstdDecompress(frame: Uint8Array, sizeBytes: number): Uint8Array {
 
 /** What this runtime can compress: the core decodes only. */
 export function nativeCompression(): NativeCodecs {
-  return hasZstd ? { zstdCompress } : {};
+  return { ...(hasZstd && { zstdCompress }), ...(typeof Bun !== "undefined" && { gzipCompress }) };
 }
 
 /** The codecs that this runtime brings; where it has no zstd, the decoder of the package zstd-wasm if that loads. */
 export async function nativeCodecs(): Promise<NativeCodecs> {
-  const shared: NativeCodecs = { sha256, sha256Stream, gunzipStream };
-  if (hasZstd && zstdFrameStream !== undefined) return { ...shared, zstdCompress, zstdDecompress, zstdFrameStream };
+  const shared: NativeCodecs = { ...nativeCompression(), sha256, sha256Stream, gunzipStream };
+  if (hasZstd && zstdFrameStream !== undefined) return { ...shared, zstdDecompress, zstdFrameStream };
   const zstdWasm = await loadZstdWasm();
   return zstdWasm === undefined ? shared : { ...shared, zstdDecompress: zstdWasm };
 }

@@ -11,6 +11,8 @@ export interface NativeCodecs {
   /** 32 bytes. */
   readonly sha256?: (data: Uint8Array) => Uint8Array;
   readonly sha256Stream?: () => Hasher;
+  /** One gzip member, the same bytes on every machine. @throws EINVAL a level that gzip does not have */
+  readonly gzipCompress?: (data: Uint8Array, level: number) => Uint8Array;
   /** One whole frame with its content size. @throws EINVAL a level that zstd does not have */
   readonly zstdCompress?: (data: Uint8Array, level: number) => Uint8Array;
   /** Decompresses one whole frame that declares `sizeBytes`; may throw anything. */
@@ -28,7 +30,7 @@ function compressors(kernels: Kernels, native: NativeCodecs): Record<Compressor,
   return {
     none: (data) => data,
     lz4_block: (data) => kernels.lz4Compress(data),
-    gzip: gzipDeterministic,
+    gzip: native.gzipCompress ?? gzipDeterministic,
     zstd: native.zstdCompress ?? noZstdCompress,
   };
 }

@@ -1,4 +1,4 @@
-import { alignUp, bytesOfKey } from "../../base/bytes.ts";
+import { alignUp } from "../../base/bytes.ts";
 import { inPlace, NydusError } from "../../base/errors.ts";
 import type { TreeNode } from "../tree/node.ts";
 import { ChunkIndex } from "./device.ts";
@@ -90,7 +90,13 @@ function collect(root: TreeNode): Collected {
     for (const name of dir.names) {
       if (name === "." || name === "..") continue;
       const child = dir.node.children.get(name) as TreeNode;
-      inPlace({ path: name }, () => addName(collected, dir, child));
+      try {
+        addName(collected, dir, child);
+      } catch (error) {
+        inPlace({ path: name }, () => {
+          throw error;
+        });
+      }
     }
   }
   return collected;
@@ -136,8 +142,11 @@ function planInode(node: TreeNode, parent: TreeNode, ino: number): PlannedInode 
   };
 }
 
+function inRange(value: number, limit: number): boolean {
+  return Number.isInteger(value) && value >= 0 && value <= limit;
+}
+
 function checkNode(node: TreeNode): void {
-  const inRange = (value: number, limit: number): boolean => Number.isInteger(value) && value >= 0 && value <= limit;
   if (!inRange(node.uid, ID_LIMIT) || !inRange(node.gid, ID_LIMIT) || !inRange(node.mode, 0o7777)) {
     throw new NydusError("EINVAL", `Cannot plan inode: uid ${node.uid}, gid ${node.gid}, mode ${node.mode}`);
   }
@@ -207,13 +216,21 @@ function fitFrom(inode: PlannedInode, from: number): number {
   return (offset % BLOCK_BYTES) + inodeBytes(inode) <= BLOCK_BYTES ? offset : alignUp(offset, BLOCK_BYTES);
 }
 
+/** The first gap that an inode of `bytes` fits into. */
+function gapFor(inode: PlannedInode, bytes: number, gaps: readonly Gap[]): Gap | undefined {
+  for (const gap of gaps) {
+    if (gap.end - gap.start >= bytes && fitFrom(inode, gap.start) + bytes <= gap.end) return gap;
+  }
+  return undefined;
+}
+
 /** Places inodes one behind the other, small ones into the gaps that tails leave; then full blocks behind them all. */
 function place(inodes: readonly PlannedInode[], start: number): number {
   const gaps: Gap[] = [];
   let cursor = start;
   for (const inode of inodes) {
     const bytes = inodeBytes(inode);
-    const gap = gaps.find((candidate) => fitFrom(inode, candidate.start) + bytes <= candidate.end);
+    const gap = gapFor(inode, bytes, gaps);
     inode.offset = fitFrom(inode, gap?.start ?? cursor);
     if (gap !== undefined) {
       gap.start = inode.offset + bytes;
@@ -233,10 +250,7 @@ function place(inodes: readonly PlannedInode[], start: number): number {
   return blocks;
 }
 
-/** The dirents of a planned directory as `(name, node)`; `.` and `..` resolved. */
-export function* entriesOf(dir: PlannedInode): Generator<{ readonly name: Uint8Array; readonly node: TreeNode }> {
-  for (const name of dir.names) {
-    const node = name === "." ? dir.node : name === ".." ? dir.parent : (dir.node.children.get(name) as TreeNode);
-    yield { name: bytesOfKey(name), node };
-  }
+/** What a name of a planned directory stands for; `.` and `..` resolved. */
+export function nodeOf(dir: PlannedInode, name: string): TreeNode {
+  return name === "." ? dir.node : name === ".." ? dir.parent : (dir.node.children.get(name) as TreeNode);
 }

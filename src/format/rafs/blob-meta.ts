@@ -6,6 +6,7 @@ import { BLOB_FEATURES, type BlobRecord } from "./blob-table.ts";
 import { COMPRESSORS } from "./superblock.ts";
 
 const MAGIC = 0xb10b_b10b;
+const TWO_32 = 2 ** 32;
 
 /** Bytes of the header behind the chunk information array. */
 export const BLOB_META_HEADER_BYTES = 4096;
@@ -261,10 +262,13 @@ function chunkInfoV2(view: DataView, at: number): ChunkInfo {
 }
 
 function field(value: number, shift: number, width: number): bigint {
-  if (!Number.isInteger(value) || value < 0 || value >= 2 ** width) {
-    throw new NydusError("ENOTSUP", `Cannot encode chunk information: ${value} does not fit ${width} bits`);
-  }
+  checkWidth(value, width);
   return BigInt(value) << BigInt(shift);
+}
+
+function checkWidth(value: number, width: number): void {
+  if (Number.isInteger(value) && value >= 0 && value < 2 ** width) return;
+  throw new NydusError("ENOTSUP", `Cannot encode chunk information: ${value} does not fit ${width} bits`);
 }
 
 /**
@@ -274,6 +278,7 @@ function field(value: number, shift: number, width: number): bigint {
  */
 export function encodeChunkInfoV1(chunks: readonly ChunkInfo[]): Uint8Array {
   const target = new Uint8Array(chunks.length * ChunkInfoV1.sizeBytes);
+  const view = viewOf(target);
   chunks.forEach((chunk, i) => {
     checkEncodable(chunk, i);
     if (chunk.compressed !== (chunk.blobSizeBytes !== chunk.sizeBytes)) {
@@ -282,14 +287,26 @@ export function encodeChunkInfoV1(chunks: readonly ChunkInfo[]): Uint8Array {
         `Cannot encode chunk ${i}: compressed and plain sizes say otherwise than its flag`,
       );
     }
-    const [size, blobSize] = [chunk.sizeBytes - 1, chunk.blobSizeBytes - 1];
-    ChunkInfoV1.write(target, i * ChunkInfoV1.sizeBytes, {
-      uncompInfo:
-        field(size & 0xfffff, 44, 20) | field(size >>> 20, 8, 4) | field(chunk.deviceOffset / BLOCK_BYTES, 12, 32),
-      compInfo: field(blobSize & 0xfffff, 44, 20) | field(blobSize >>> 20, 40, 4) | field(chunk.blobOffset, 0, 40),
-    });
+    putChunkInfoV1(view, i * ChunkInfoV1.sizeBytes, chunk);
   });
   return target;
+}
+
+/** In 32-bit halves: a conversion has many chunks, and this runs once, cold. */
+function putChunkInfoV1(view: DataView, at: number, chunk: ChunkInfo): void {
+  const [size, blobSize] = [chunk.sizeBytes - 1, chunk.blobSizeBytes - 1];
+  const block = chunk.deviceOffset / BLOCK_BYTES;
+  checkWidth(size, 24);
+  checkWidth(blobSize, 24);
+  checkWidth(block, 32);
+  checkWidth(chunk.blobOffset, 40);
+  const uncompInfo = at + ChunkInfoV1.at.uncompInfo;
+  view.setInt32(uncompInfo, ((size >>> 20) << 8) | (block << 12), true);
+  view.setInt32(uncompInfo + 4, (block >>> 20) | (size << 12), true);
+  const compInfo = at + ChunkInfoV1.at.compInfo;
+  view.setInt32(compInfo, chunk.blobOffset, true); // its low 32 bits
+  const high = Math.floor(chunk.blobOffset / TWO_32) | ((blobSize >>> 20) << 8) | (blobSize << 12);
+  view.setInt32(compInfo + 4, high, true);
 }
 
 /** The format 2 array, 24 bytes a chunk, without contexts. @throws as {@link encodeChunkInfoV1} */

@@ -1,3 +1,4 @@
+import { setSafe64, viewOf } from "../../base/bytes.ts";
 import { bytes, type StructOf, struct, u32, u64 } from "../../base/struct.ts";
 import type { ChunkRecord } from "../tree/node.ts";
 
@@ -36,18 +37,19 @@ export function decodeChunk(image: Uint8Array, offset: number): ChunkRecord {
   };
 }
 
-/** Writes a row; `fileOffset` is where the first file that has the chunk has it. */
-export function encodeChunk(target: Uint8Array, offset: number, row: { chunk: ChunkRecord; fileOffset: number }): void {
-  const { chunk, fileOffset } = row;
-  RafsChunk.write(target, offset, {
-    blockId: chunk.digest,
-    blobIndex: chunk.blob,
-    flags: (chunk.compressed ? CHUNK_FLAGS.compressed : 0) | (chunk.batched === true ? CHUNK_FLAGS.batch : 0),
-    compressedSize: chunk.blobSizeBytes,
-    uncompressedSize: chunk.sizeBytes,
-    compressedOffset: chunk.blobOffset,
-    uncompressedOffset: chunk.deviceOffset,
-    fileOffset,
-    index: chunk.index,
-  });
+/** Writes a row where the image is zero; `fileOffset` is where the first file that has the chunk has it. */
+export function encodeChunk(image: Uint8Array, offset: number, row: { chunk: ChunkRecord; fileOffset: number }): void {
+  const { chunk } = row;
+  const { at } = RafsChunk;
+  const view = viewOf(image);
+  const flags = (chunk.compressed ? CHUNK_FLAGS.compressed : 0) | (chunk.batched === true ? CHUNK_FLAGS.batch : 0);
+  image.set(chunk.digest, offset + at.blockId);
+  view.setUint32(offset + at.blobIndex, chunk.blob, true);
+  view.setUint32(offset + at.flags, flags, true);
+  view.setUint32(offset + at.compressedSize, chunk.blobSizeBytes, true);
+  view.setUint32(offset + at.uncompressedSize, chunk.sizeBytes, true);
+  setSafe64(view, offset + at.compressedOffset, chunk.blobOffset);
+  setSafe64(view, offset + at.uncompressedOffset, chunk.deviceOffset);
+  setSafe64(view, offset + at.fileOffset, row.fileOffset);
+  view.setUint32(offset + at.index, chunk.index, true);
 }

@@ -2,13 +2,12 @@ import { concatBytes } from "../../base/bytes.ts";
 import { type Digest, digestOfSum, hexOf } from "../../base/digest.ts";
 import type { BlobSink } from "../../content/store/store.ts";
 import type { Codecs } from "../../format/codec/codecs.ts";
-import { gzipDeterministic } from "../../format/codec/compress.ts";
 import { type TarMember, writeTar } from "../../format/tar/writer.ts";
 
 /** Where readers of Nydus images look for the bootstrap in the last layer. */
 const DIRECTORY = "image";
 const BOOTSTRAP_NAME = "image.boot";
-/** The last step of a conversion, on one core: against level 6 the layer is 1 % larger and made in 60 % of the time. */
+/** The last step of a conversion, on one core: against level 6 the layer is 2 % larger and made in 70 % of the time. */
 const GZIP_LEVEL = 4;
 
 /** One blob's `.blob.meta` file, for readers that do not ask the blob itself. */
@@ -25,7 +24,7 @@ export interface WrittenBootstrapLayer {
   readonly diffId: Digest;
 }
 
-/** Writes the bootstrap layer: a gzipped tar with the same bytes on every runtime. */
+/** Writes the bootstrap layer: a gzipped tar. */
 export async function writeBootstrapLayer(
   sink: BlobSink,
   codecs: Codecs,
@@ -35,7 +34,7 @@ export async function writeBootstrapLayer(
   const pieces: Uint8Array[] = [];
   for await (const piece of writeTar(members(bootstrap, metaFiles))) pieces.push(piece);
   const tar = concatBytes(pieces);
-  const layer = gzipDeterministic(tar, GZIP_LEVEL);
+  const layer = codecs.compress("gzip", tar, GZIP_LEVEL);
   const digestOf = (bytes: Uint8Array): Digest => digestOfSum(codecs.digest("sha256", bytes));
   const digest = digestOf(layer);
   await sink.write(layer);

@@ -68,7 +68,8 @@ function mergeTrees(layers: readonly BuiltLayer[], blobs: readonly DataBlob[]): 
         const known = copies.get(key);
         if (known !== undefined && known.sizeBytes === chunk.sizeBytes) return known;
         // A blob that is not listed is named by files only that a higher layer hides.
-        const moved = { ...chunk, blob: numbers.get((layers[layer] as BuiltLayer).blob.digest) ?? 0 };
+        const blob = numbers.get((layers[layer] as BuiltLayer).blob.digest) ?? 0;
+        const moved = blob === chunk.blob ? chunk : { ...chunk, blob };
         copies.set(key, moved);
         return moved;
       },
