@@ -78,10 +78,11 @@ async function ask(
 }
 
 async function checkSocket({ containerd, uid, signal }: DoctorEnv): Promise<Finding> {
-  const { address, program } = containerd;
+  const { address, program, config } = containerd;
   if (!existsSync(address)) {
     if (program === undefined) return skip(`${address} is not there`);
-    return fail(`${address} is not there`, "systemctl start containerd, or name the socket by --containerd-address");
+    const advice = "systemctl start containerd, or name the socket by --containerd-address";
+    return (pluginAddress(config) === undefined ? warn : fail)(`${address} is not there`, advice);
   }
   try {
     const { version } = await ask(address, VERSION_SERVICE, ["Version", {}], signal);

@@ -3,6 +3,8 @@ import { type Check, type DoctorEnv, type Finding, fail, ok, skip, warn } from "
 import { findProgram } from "./programs.ts";
 
 const FUSE_DEVICE = "/dev/fuse";
+/** Major 10, minor 229, as makedev(3) puts them together. */
+const FUSE_RDEV = (10 << 8) | 229;
 const FILE_SYSTEMS = "/proc/filesystems";
 /** FUSE answers of more than 128 KiB, and symlinks that stay cached, are of this release. */
 const WANTED_KERNEL = [4, 20] as const;
@@ -57,8 +59,8 @@ function checkFileSystem(env: DoctorEnv, name: string, missing: "fail" | "skip")
 async function checkFuseDevice({ uid }: DoctorEnv): Promise<Finding> {
   let fd: number;
   try {
-    if (!statSync(FUSE_DEVICE).isCharacterDevice()) {
-      return fail(`${FUSE_DEVICE} is no device`, `remove it; mknod -m 666 ${FUSE_DEVICE} c 10 229`);
+    if (statSync(FUSE_DEVICE).rdev !== FUSE_RDEV) {
+      return fail(`${FUSE_DEVICE} is another file`, `remove it; mknod -m 666 ${FUSE_DEVICE} c 10 229`);
     }
     fd = openSync(FUSE_DEVICE, "r+");
   } catch (error) {

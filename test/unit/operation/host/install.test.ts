@@ -125,25 +125,25 @@ describe("planInstall() and applyPlan()", () => {
 
   test("a symlink to nowhere is not written through", async () => {
     symlinkSync("nowhere", configPath);
-    expect(planInstall(request())).rejects.toMatchObject({ code: "ENOENT" });
+    await expect(planInstall(request())).rejects.toMatchObject({ code: "ENOENT" });
   });
 
   test("bytes that are no UTF-8 are refused", async () => {
     writeFileSync(configPath, Buffer.from([0x23, 0xff, 0x0a]));
-    expect(planInstall(request())).rejects.toMatchObject({ code: "EUCLEAN", at: { path: configPath } });
+    await expect(planInstall(request())).rejects.toMatchObject({ code: "EUCLEAN", at: { path: configPath } });
   });
 
   test("a file that was changed after the plan is left alone", async () => {
     writeFileSync(configPath, "version = 2\n");
     const plan = await planInstall(request());
     writeFileSync(configPath, "version = 2\n# mine\n");
-    expect(applyPlan(plan, NOW)).rejects.toMatchObject({ code: "EBUSY" });
+    await expect(applyPlan(plan, NOW)).rejects.toMatchObject({ code: "EBUSY" });
     expect(readFileSync(configPath, "utf8")).toBe("version = 2\n# mine\n");
     expect(readdirSync(dir)).toEqual(["config.toml"]);
   });
 
   test("which containerd it is for must be known", async () => {
-    expect(planInstall(request({ containerd: undefined }))).rejects.toMatchObject({ code: "ENOENT" });
+    await expect(planInstall(request({ containerd: undefined }))).rejects.toMatchObject({ code: "ENOENT" });
     const searchPath = fakeContainerd('echo "containerd containerd.io v1.7.27 05044ec0"');
     await install({ containerd: undefined, searchPath: `relative:${searchPath}` }).catch(() => undefined);
     const plan = await planInstall(request({ containerd: undefined, searchPath }));
@@ -170,14 +170,14 @@ describe("imports", () => {
 
   test("that have the plugin are what is to be changed", async () => {
     importing('[proxy_plugins.nydus]\ntype = "snapshot"\naddress = "/old"\n');
-    expect(planInstall(request())).rejects.toThrow(`--config ${join(dir, "conf.d", "a.toml")}`);
+    await expect(planInstall(request())).rejects.toThrow(`--config ${join(dir, "conf.d", "a.toml")}`);
     expect(readFileSync(configPath, "utf8")).toBe(main);
   });
 
   test("that have a plugin's table go before all of it up to containerd 1", async () => {
     importing('[plugins."io.containerd.grpc.v1.cri"]\n  sandbox_image = "x"\n');
     const containerd = { major: 1, minor: 7 };
-    expect(planInstall(request({ containerd, cri: true }))).rejects.toMatchObject({ code: "EEXIST" });
+    await expect(planInstall(request({ containerd, cri: true }))).rejects.toMatchObject({ code: "EEXIST" });
     expect((await planInstall(request({ containerd }))).changes).toHaveLength(1);
     expect((await planInstall(request({ cri: true }))).changes).toHaveLength(1);
   });
@@ -221,7 +221,7 @@ describe("the unit", () => {
   test("of somebody else is not replaced, nor removed", async () => {
     mkdirSync(withUnit.unitDir);
     writeFileSync(unit(), "[Service]\nExecStart=/other\n");
-    expect(planInstall(request(withUnit))).rejects.toMatchObject({ code: "EEXIST", at: { path: unit() } });
+    await expect(planInstall(request(withUnit))).rejects.toMatchObject({ code: "EEXIST", at: { path: unit() } });
     await uninstall(withUnit);
     expect(readFileSync(unit(), "utf8")).toBe("[Service]\nExecStart=/other\n");
   });
@@ -239,12 +239,12 @@ describe("the unit", () => {
 
   test("is written only if the configuration can be, too", async () => {
     writeFileSync(configPath, "version = 2\n[proxy_plugins.nydus]\naddress = '/other'\n");
-    expect(planInstall(request(withUnit))).rejects.toMatchObject({ code: "EEXIST" });
+    await expect(planInstall(request(withUnit))).rejects.toMatchObject({ code: "EEXIST" });
     writeFileSync(configPath, "version = 2\n");
     const searchPath = fakeContainerd(
       '[ "$1" = --version ] && echo containerd x 2.2.1 || { echo "no way: $2" >&2; exit 1; }',
     );
-    expect(install({ ...withUnit, searchPath })).rejects.toMatchObject({ code: "EUCLEAN" });
+    await expect(install({ ...withUnit, searchPath })).rejects.toMatchObject({ code: "EUCLEAN" });
     expect(readdirSync(withUnit.unitDir)).toEqual([]);
     expect(readFileSync(configPath, "utf8")).toBe("version = 2\n");
     expect(readdirSync(dir).sort()).toEqual(["bin", "config.toml", "units"]);
@@ -273,7 +273,7 @@ describe("planUninstall()", () => {
       });
       try {
         expect([mounted.status, mounted.stderr]).toEqual([0, ""]);
-        expect(uninstall({ root })).rejects.toMatchObject({ code: "EBUSY" });
+        await expect(uninstall({ root })).rejects.toMatchObject({ code: "EBUSY" });
         await uninstall({ root, force: true });
         expect(readFileSync(configPath, "utf8")).toBe("version = 2\n");
       } finally {
@@ -340,7 +340,7 @@ describe.each(CONTAINERDS.map((one) => [one.name, one] as const))("%s", (_, { bi
   test("is believed when it does not take the file that was there", async () => {
     const text = 'version = 2\n[grpc]\n  uid = "root"\n';
     writeFileSync(configPath, text);
-    expect(install({ containerd: undefined, searchPath })).rejects.toMatchObject({ code: "EUCLEAN" });
+    await expect(install({ containerd: undefined, searchPath })).rejects.toMatchObject({ code: "EUCLEAN" });
     expect(readFileSync(configPath, "utf8")).toBe(text);
     expect(readdirSync(dir)).toEqual(["config.toml"]);
   });
