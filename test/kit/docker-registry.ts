@@ -16,6 +16,10 @@ export interface DockerRegistry extends AsyncDisposable {
   readonly host: string;
   /** Where it keeps its blobs. */
   readonly dir: string;
+  /** Ends it; what it has stays. */
+  stop(): Promise<void>;
+  /** Starts it again, at the same address. */
+  start(): Promise<void>;
 }
 
 /** How the registry is guarded. */
@@ -37,11 +41,14 @@ export async function startDockerRegistry(options: DockerRegistryOptions = {}): 
     config,
     `version: 0.1\nlog: { level: error }\n${storage}\nhttp: { addr: "${host}"${more.http} }\n${more.auth}`,
   );
-  const child = spawn(BINARY, ["serve", config], { stdio: "ignore" });
-  const exited = new Promise<void>((resolve) => child.once("exit", () => resolve()));
+  let process = serve(config);
+  const stop = (): Promise<void> => process.end();
+  const start = async (): Promise<void> => {
+    process = serve(config);
+    await untilListening(host);
+  };
   const dispose = async (): Promise<void> => {
-    child.kill("SIGKILL");
-    await exited;
+    await stop();
     rmSync(dir, { recursive: true, force: true });
   };
   try {
@@ -50,7 +57,17 @@ export async function startDockerRegistry(options: DockerRegistryOptions = {}): 
     await dispose();
     throw error;
   }
-  return { host, dir, [Symbol.asyncDispose]: dispose };
+  return { host, dir, stop, start, [Symbol.asyncDispose]: dispose };
+}
+
+function serve(config: string): { end(): Promise<void> } {
+  const child = spawn(BINARY, ["serve", config], { stdio: "ignore" });
+  const exited = new Promise<void>((resolve) => child.once("exit", () => resolve()));
+  const end = async (): Promise<void> => {
+    child.kill("SIGKILL");
+    await exited;
+  };
+  return { end };
 }
 
 function guards(dir: string, { user, tls }: DockerRegistryOptions): { readonly http: string; readonly auth: string } {

@@ -1,10 +1,9 @@
 import { realpathSync, statSync } from "node:fs";
 import { asNydusError, type NydusError } from "../../base/errors.ts";
-import type { CacheStats } from "../../content/cache/blob-cache.ts";
+import type { BlobCacheOptions, CacheStats } from "../../content/cache/blob-cache.ts";
 import type { PullPolicy } from "../../content/local/open-image-source.ts";
 import type { RegistryOptions } from "../../content/registry/registry-options.ts";
 import { SharedRegistries } from "../../content/registry/shared-registries.ts";
-import { Closers } from "../../content/store/closers.ts";
 import type { Platform } from "../../format/oci/manifest.ts";
 import type { CodecPool } from "../../os/codec-pool.ts";
 import { openCodecPool } from "../../os/codec-threads.ts";
@@ -197,14 +196,23 @@ export class MountSources implements AsyncDisposable {
 
   /** Opens the caches of an image and lets others share both. Of two that opened the same, the first is kept. */
   async #share(key: string, image: OpenedImage, { readTimeoutMs }: MountSourceOptions): Promise<SharedImage> {
-    await using stack = new Closers();
-    stack.use(image);
-    const options = { root: this.#root, pool: this.#pool, readTimeoutMs };
-    const caches = await openEachDevice(image, options, (one) => this.#caches.open(one));
-    for (const cache of caches) stack.use(cache);
+    const caches: CacheShare[] = [];
+    const open = async (one: BlobCacheOptions): Promise<CacheShare> => {
+      const share = await this.#caches.open(one);
+      caches.push(share);
+      return share;
+    };
+    try {
+      await openEachDevice(image, { root: this.#root, pool: this.#pool, readTimeoutMs }, open);
+    } catch (error) {
+      await this.#close(image, caches);
+      throw error;
+    }
     const known = this.#take(key);
-    if (known !== undefined) return known;
-    stack.move();
+    if (known !== undefined) {
+      await this.#close(image, caches);
+      return known;
+    }
     const shared = { key, image, caches, users: 1 };
     this.#images.set(key, shared);
     // Before the tables that a mount adds: what opening a million files has thrown away is as large as they are.
@@ -216,9 +224,23 @@ export class MountSources implements AsyncDisposable {
   async #giveBack(shared: SharedImage): Promise<void> {
     if (--shared.users > 0) return;
     this.#images.delete(shared.key);
-    await using stack = new Closers();
-    stack.use(shared.image);
-    for (const cache of shared.caches) stack.use(cache);
+    await this.#close(shared.image, shared.caches);
+  }
+
+  /** Closes caches, then the image: later, where other images share caches whose chunk maps are in its bootstrap. */
+  async #close(image: OpenedImage, caches: readonly CacheShare[]): Promise<void> {
+    const closed = await Promise.allSettled(caches.map((cache) => cache[Symbol.asyncDispose]()));
+    const lent = caches.filter(({ isLent }) => isLent).map(({ unlent }) => unlent);
+    if (lent.length === 0) await image[Symbol.asyncDispose]();
+    else void this.#closeLater(image, lent);
+    const failed = closed.find((one) => one.status === "rejected");
+    if (failed !== undefined) throw failed.reason;
+  }
+
+  async #closeLater(image: OpenedImage, lent: readonly Promise<void>[]): Promise<void> {
+    await Promise.all(lent);
+    // Nobody is left to be told; what is closed has only been read.
+    await Promise.resolve(image[Symbol.asyncDispose]()).catch(() => undefined);
   }
 }
 

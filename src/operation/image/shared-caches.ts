@@ -6,6 +6,12 @@ import { AnySource } from "./any-source.ts";
 /** A share in a cache; disposing gives it back, and closes the cache with the last one. */
 export interface CacheShare extends AsyncDisposable {
   readonly cache: BlobCache;
+  /**
+   * Once given back: whether others go on to read the chunk map that it was opened with. Whoever has opened the map must
+   * keep it until {@link unlent}.
+   */
+  readonly isLent: boolean;
+  readonly unlent: Promise<void>;
 }
 
 interface SharedCache {
@@ -16,6 +22,28 @@ interface SharedCache {
   readonly source: AnySource;
   readonly opening: Promise<BlobCache>;
   users: number;
+  /** The cache is closed, or could not be opened. */
+  readonly ended: Ended;
+}
+
+/** Something that happens once. */
+class Ended {
+  has = false;
+  readonly #happened: () => void;
+  readonly promise: Promise<void>;
+
+  constructor() {
+    let happened = (): void => undefined;
+    this.promise = new Promise((resolve) => {
+      happened = resolve;
+    });
+    this.#happened = happened;
+  }
+
+  now(): void {
+    this.has = true;
+    this.#happened();
+  }
 }
 
 /** The open caches of a process: images that know the same chunks of a blob share its cache. */
@@ -30,12 +58,28 @@ export class SharedCaches {
     const shared = this.#find(options) ?? this.#start(options);
     if (shared.users++ > 0) shared.source.add(options.source);
     try {
-      const cache = await shared.opening;
-      return { cache, [Symbol.asyncDispose]: () => this.#giveBack(shared, options) };
+      return this.#shareOf(shared, await shared.opening, options);
     } catch (error) {
       this.#open.delete(shared);
+      shared.ended.now();
       throw error;
     }
+  }
+
+  #shareOf(shared: SharedCache, cache: BlobCache, options: BlobCacheOptions): CacheShare {
+    let returned: Promise<void> | undefined;
+    const isOpeners = shared.chunks === options.chunks;
+    return {
+      cache,
+      get isLent() {
+        return isOpeners && !shared.ended.has;
+      },
+      unlent: isOpeners ? shared.ended.promise : Promise.resolve(),
+      [Symbol.asyncDispose]: () => {
+        returned ??= this.#giveBack(shared, options);
+        return returned;
+      },
+    };
   }
 
   /** What all caches have done, those that are closed too; undefined when none was opened. */
@@ -60,7 +104,7 @@ export class SharedCaches {
     const closed = this.#closing.get(options.id) ?? Promise.resolve();
     const opening = closed.then(() => BlobCache.open({ ...options, source }));
     const { id, chunks, sizeBytes } = options;
-    const shared = { id, chunks, sizeBytes, source, opening, users: 0 };
+    const shared = { id, chunks, sizeBytes, source, opening, users: 0, ended: new Ended() };
     this.#open.add(shared);
     return shared;
   }
@@ -73,6 +117,7 @@ export class SharedCaches {
     const closing = cache.close().finally(() => {
       this.#closed = addStats(this.#closed, cache.stats);
       if (this.#closing.get(shared.id) === settled) this.#closing.delete(shared.id);
+      shared.ended.now();
     });
     const settled = closing.catch(() => undefined);
     this.#closing.set(shared.id, settled);

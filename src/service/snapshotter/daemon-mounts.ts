@@ -10,6 +10,7 @@ import { orAborted } from "../../content/store/abort.ts";
 import { formatReference, parseReference, type Reference } from "../../format/oci/reference.ts";
 import { cacheDir, collectStoredCaches } from "../../operation/image/cache-admin.ts";
 import { sweepKeptMetas } from "../../operation/image/open-kept-meta.ts";
+import type { PrefetchChoice } from "../../operation/image/prefetch.ts";
 import { MOUNT_DEFAULTS, MOUNT_TYPE } from "../../operation/mount/engine.ts";
 import { DEFAULT_ENGINE } from "../../operation/mount/engines.ts";
 import { findRecord, type MountRecord, removeRecord } from "../../operation/mount/mount-record.ts";
@@ -32,6 +33,8 @@ export interface DaemonMountsOptions {
   readonly log: (message: string) => void;
   /** How registries are reached. */
   readonly registry?: RegistryBody | undefined;
+  /** What is brought before it is read; what the image says unless given, which with nydusify's images is all. */
+  readonly prefetch?: PrefetchChoice | undefined;
 }
 
 /** Labels that name the image of a snapshot, the first that is there counts. */
@@ -148,6 +151,7 @@ export class DaemonMounts implements ImageMounts {
       engine: DEFAULT_ENGINE,
       readTimeoutMs: MOUNT_DEFAULTS.readTimeoutMs,
       options: MOUNT_OPTIONS,
+      prefetch: this.#options.prefetch,
     };
   }
 

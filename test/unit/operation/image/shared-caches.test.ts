@@ -85,3 +85,22 @@ test("an image that says something else of the blob's bytes shares nothing", asy
   await two[Symbol.asyncDispose]();
   await one[Symbol.asyncDispose]();
 });
+
+test("who has opened the chunk map of a shared cache learns when the last one to read it has gone", async () => {
+  const caches = new SharedCaches();
+  const one = await caches.open(options(chunksOf(), place()));
+  const two = await caches.open(options(chunksOf(), place()));
+  let isUnlent = false;
+  void one.unlent.then(() => {
+    isUnlent = true;
+  });
+  await one[Symbol.asyncDispose]();
+  await one[Symbol.asyncDispose](); // once is enough
+  expect([one.isLent, two.isLent]).toEqual([true, false]);
+  await two.unlent;
+  await two.cache.ensure({ start: 0, end: BYTES });
+  expect(isUnlent).toBe(false);
+  await two[Symbol.asyncDispose]();
+  await one.unlent;
+  expect(one.isLent).toBe(false);
+});
