@@ -9,10 +9,12 @@ export interface Token {
   readonly quote?: string | undefined;
 }
 
-/** A quoted piece, an operator, a separator; else, behind an operator a value, elsewhere a name. */
-const COMMON = String.raw`(?<quoted>(?<quote>["/|])(?<inner>(?:\\.|(?!\k<quote>)[^\\\n])*)\k<quote>)|(?<operator>[=!~]+)|(?<separator>[,.])`;
-const ANYWHERE = new RegExp(String.raw`\s*(?:${COMMON}|(?<name>[A-Za-z0-9_]+))`, "uy");
-const BEHIND_OPERATOR = new RegExp(String.raw`\s*(?:${COMMON}|(?<value>[^\s,\p{C}]+))`, "uy");
+/** Only a separator must stand right behind what it separates. */
+const SEPARATOR = "(?<separator>[,.])";
+const QUOTED = String.raw`(?<quoted>(?<quote>["/|])(?<inner>(?:\\.|(?!\k<quote>)[^\\\n])*)\k<quote>)`;
+const OPERATOR = "(?<operator>[=!~]+)";
+const ANYWHERE = new RegExp(String.raw`${SEPARATOR}|\s*(?:${QUOTED}|${OPERATOR}|(?<name>[A-Za-z0-9_]+))`, "uy");
+const BEHIND_OPERATOR = new RegExp(String.raw`${SEPARATOR}|\s*(?:${QUOTED}|${OPERATOR}|(?<value>(?!["/|.])[^\s,\p{C}]+))`, "uy");
 const KINDS = ["quoted", "operator", "separator", "name", "value"] as const;
 
 /**
@@ -21,8 +23,7 @@ const KINDS = ["quoted", "operator", "separator", "name", "value"] as const;
  */
 export function readFilterTokens(text: string): readonly Token[] {
   const tokens: Token[] = [];
-  const end = text.trimEnd().length;
-  for (let at = 0; at < end; ) {
+  for (let at = 0; at < text.length; ) {
     const pattern = tokens.at(-1)?.kind === "operator" ? BEHIND_OPERATOR : ANYWHERE;
     pattern.lastIndex = at;
     const groups = pattern.exec(text)?.groups;
