@@ -115,8 +115,7 @@ describe("the kernel's checks", () => {
       "no overlayfs for who is not root",
       "overlayfs",
       { readText: systems("nodev\tproc\n"), uid: 1000 },
-      "skip",
-      "root",
+      ["skip", "root"],
     ],
     ["EROFS", "erofs", { readText: systems("\terofs\n") }, ["ok", "also from files"]],
     [
