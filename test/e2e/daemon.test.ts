@@ -5,6 +5,7 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import { ERROR_CODES } from "../../src/base/errors.ts";
 import { findMount } from "../../src/os/mount.ts";
+import { processStart } from "../../src/os/process.ts";
 import { API_NUMBER } from "../../src/service/daemon/api.ts";
 import { DaemonHome, descriptorsOf, untilGone } from "../kit/daemon.ts";
 import { isBuilt, PROGRAM } from "../kit/program.ts";
@@ -184,6 +185,22 @@ describe.skipIf(!canMount)("the daemon", () => {
       expect([there.status, there.stderr]).toEqual([here.status, here.stderr]);
     }
     expect((await listed()).length).toBe(1);
+  });
+
+  test("is not needed by a mount in the foreground, whose server has exited when umount returns", async () => {
+    const image = home.image("a", { ...SMALL, seed: 1 });
+    const at = home.mountpoint("a");
+    const args = ["--bootstrap", image.bootstrapPath, "--blob-dir", image.blobDir, at];
+    const server = Bun.spawn(home.command("mount", "--foreground", ...args), { stderr: "pipe" });
+    try {
+      while ((await listed())[0]?.state !== "serving") await Bun.sleep(10);
+      await home.ok("umount", at);
+      expect(processStart(server.pid)).toBeUndefined();
+      expect(await server.exited).toBe(0);
+      expect(existsSync(home.socket)).toBe(false);
+    } finally {
+      server.kill();
+    }
   });
 
   test("gives a mount up when who asked for it is interrupted", async () => {
