@@ -200,10 +200,14 @@ export class GrpcClient implements Disposable {
   /** Calls under way: closing the connection alone would leave them to themselves. */
   readonly #calls = new Set<{ cancel(): void }>();
 
-  /** @param socketPath of the unix socket */
-  constructor(socketPath: string) {
+  /**
+   * @param socketPath of the unix socket
+   * @param isAlone whether the connection is its own; else clients of one socket share one
+   */
+  constructor(socketPath: string, isAlone = false) {
     this.#url = `unix://${socketPath}`;
-    this.#client = new grpc.Client(`unix:${socketPath}`, grpc.credentials.createInsecure(), CHANNEL_OPTIONS);
+    const options = { ...CHANNEL_OPTIONS, "grpc.use_local_subchannel_pool": isAlone ? 1 : 0 };
+    this.#client = new grpc.Client(`unix:${socketPath}`, grpc.credentials.createInsecure(), options);
   }
 
   #method(service: ProtoService, name: string): grpc.MethodDefinition<Message, Message> {

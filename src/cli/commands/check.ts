@@ -1,4 +1,5 @@
 import { ERROR_CODES, formatError, type NydusError } from "../../base/errors.ts";
+import type { ContainerdPlace } from "../../content/containerd/connection.ts";
 import { openImageSource, type PullPolicy } from "../../content/local/open-image-source.ts";
 import type { RegistryOptions } from "../../content/registry/registry-options.ts";
 import { type CheckReport, checkImage } from "../../operation/image/check.ts";
@@ -7,7 +8,7 @@ import { readManifestOf } from "../../operation/image/read-manifest.ts";
 import { readSourceTree } from "../../operation/image/source-tree.ts";
 import { loadCodecs } from "../../os/codecs.ts";
 import { type CliContext, nydusCommand } from "../command.ts";
-import { CONTAINERD_ARGS } from "../containerd-args.ts";
+import { CONTAINERD_ARGS, containerdPlace } from "../containerd-args.ts";
 import { bothUsages, chooseImage, IMAGE_ARGS, type ImageSession, pullOf, withImage } from "../image-args.ts";
 import { printJson, printText } from "../output.ts";
 import { formatBytes } from "../progress.ts";
@@ -22,16 +23,17 @@ interface Wanted {
   readonly platform: string | undefined;
   readonly pull: PullPolicy;
   readonly registry: RegistryOptions;
+  readonly containerd: ContainerdPlace;
 }
 
 async function compare(
   { image, pool }: ImageSession,
   against: string,
-  { platform, pull, registry }: Wanted,
+  { platform, pull, registry, containerd }: Wanted,
   { root, signal }: CliContext,
 ): Promise<readonly Difference[]> {
   const codecs = await loadCodecs();
-  await using source = await openImageSource(against, { root, signal, registry }, pull);
+  await using source = await openImageSource(against, { root, signal, registry, containerd }, pull);
   const { manifest } = await readManifestOf(source, platformOf(platform));
   const tree = await readSourceTree(source, manifest.layers, { codecs, signal });
   const differences: Difference[] = [];
@@ -71,7 +73,8 @@ the image shows what the layers of another image show, path by path. The exit st
       const { pool, image } = session;
       const report = await checkImage(image, { pool, signal: context.signal, sha256: () => codecs.sha256() });
       const { against } = args;
-      const wanted = { platform: args.platform, pull: pullOf(args.pull), registry: registryOptions(args) };
+      const places = { registry: registryOptions(args), containerd: containerdPlace(args) };
+      const wanted = { platform: args.platform, pull: pullOf(args.pull), ...places };
       const damaged = report.problems.length > 0;
       const differences =
         against === undefined || damaged ? undefined : await compare(session, against, wanted, context);

@@ -31,6 +31,9 @@ const NAMESPACE = /^(?=.{1,76}$)[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$/;
 /** Options of a call; the connection adds who calls. */
 export type ContainerdCall = Omit<CallOptions, "metadata">;
 
+/** One call of {@link Containerd.duplex}. */
+export interface ContainerdDuplex extends Pick<GrpcDuplex, "send" | "receive">, Disposable {}
+
 /** A connection to containerd in one namespace; what it makes may be kept by a lease. Connections to one socket are shared. */
 export class Containerd implements Disposable {
   readonly place: ContainerdPlace;
@@ -78,10 +81,19 @@ export class Containerd implements Disposable {
     }
   }
 
-  /** A call in which both sides send; its failures are told as they are. */
-  duplex(service: ProtoService, name: string, options: ContainerdCall = {}): GrpcDuplex {
+  /**
+   * A call in which both sides send, over a connection of its own, which ends with the call; its failures are told as
+   * they are.
+   */
+  duplex(service: ProtoService, name: string, options: ContainerdCall = {}): ContainerdDuplex {
     throwIfAborted(options.signal);
-    return this.#client.duplex(service, name, { ...options, ...this.#identity() });
+    const client = new GrpcClient(this.place.address, true);
+    const call = client.duplex(service, name, { ...options, ...this.#identity() });
+    const dispose = (): void => {
+      call[Symbol.dispose]();
+      client[Symbol.dispose]();
+    };
+    return { send: (message) => call.send(message), receive: () => call.receive(), [Symbol.dispose]: dispose };
   }
 
   #identity(): { readonly metadata: Readonly<Record<string, string>> } {

@@ -3,14 +3,16 @@ import { type Digest, parseDigest } from "../../base/digest.ts";
 import { asNydusError, inPlace, NydusError } from "../../base/errors.ts";
 import { CONTENT_SERVICE, WRITE_ACTION } from "../../format/containerd/content-schema.ts";
 import type { Labels } from "../../format/containerd/image-labels.ts";
-import type { GrpcDuplex, Message } from "../../os/grpc.ts";
+import type { Message } from "../../os/grpc.ts";
 import type { BlobSink } from "../store/store.ts";
-import type { Containerd } from "./connection.ts";
+import type { Containerd, ContainerdDuplex } from "./connection.ts";
 
-/** Bytes of one message. */
-const PIECE_BYTES = 1 << 20;
-/** Messages that are sent before an answer to the first of them is waited for. */
-const MESSAGES_AHEAD = 4;
+/**
+ * Bytes of one message, each of which is answered before the next one: HTTP/2 lets 64 KiB be under way at first, and
+ * Bun 1.4.5 sometimes does not go on after it has had to wait for more (seen with messages of 128 KiB and more; Node
+ * does). What is not answered and what the server has not told to be read yet stay below that.
+ */
+const PIECE_BYTES = 32 << 10;
 /** How long containerd may take to sync a blob to the disk. */
 const COMMIT_TIMEOUT_MS = 30 * 60_000;
 const ABORT_TIMEOUT_MS = 10_000;
@@ -32,11 +34,10 @@ export class ContentSink implements BlobSink {
   readonly #containerd: Containerd;
   readonly #options: ContentSinkOptions;
   readonly #ref = `nydus-${randomBytes(16).toString("hex")}`;
-  readonly #call: GrpcDuplex;
-  #buffer = new Uint8Array(PIECE_BYTES);
+  readonly #call: ContainerdDuplex;
+  readonly #buffer = new Uint8Array(PIECE_BYTES);
   #buffered = 0;
   #sentBytes = 0;
-  #unanswered = 0;
   #state: "open" | "committed" | "closed" = "open";
 
   private constructor(containerd: Containerd, options: ContentSinkOptions) {
@@ -49,8 +50,7 @@ export class ContentSink implements BlobSink {
   static async open(containerd: Containerd, options: ContentSinkOptions): Promise<ContentSink> {
     const sink = new ContentSink(containerd, options);
     try {
-      await sink.#send({ action: WRITE_ACTION.stat, ref: sink.#ref });
-      await sink.#answer();
+      await sink.#ask({ action: WRITE_ACTION.stat, ref: sink.#ref });
       return sink;
     } catch (error) {
       await sink[Symbol.asyncDispose]();
@@ -72,23 +72,15 @@ export class ContentSink implements BlobSink {
   async #flush(): Promise<void> {
     if (this.#buffered === 0) return;
     const data = this.#buffer.subarray(0, this.#buffered);
-    // The call may keep the bytes for a while.
-    this.#buffer = new Uint8Array(PIECE_BYTES);
-    this.#buffered = 0;
-    await this.#send({ action: WRITE_ACTION.write, ref: this.#ref, offset: this.#sentBytes, data });
+    this.#buffered = 0; // the bytes are sent when the answer is here: the buffer is free again
+    await this.#ask({ action: WRITE_ACTION.write, ref: this.#ref, offset: this.#sentBytes, data });
     this.#sentBytes += data.length;
-    if (this.#unanswered >= MESSAGES_AHEAD) await this.#answer();
   }
 
-  async #send(message: Message): Promise<void> {
-    this.#unanswered++;
+  async #ask(message: Message): Promise<Message> {
     await this.#call.send(message);
-  }
-
-  async #answer(): Promise<Message> {
     const answer = await this.#call.receive();
     if (answer === undefined) throw new NydusError("EIO", "Cannot write blob: containerd ended the call");
-    this.#unanswered--;
     return answer;
   }
 
@@ -111,8 +103,7 @@ export class ContentSink implements BlobSink {
     const { labels } = this.#options;
     const timer = setTimeout(() => this.#call[Symbol.dispose](), COMMIT_TIMEOUT_MS);
     try {
-      while (this.#unanswered > 0) await this.#answer();
-      await this.#send({
+      const answer = await this.#ask({
         action: WRITE_ACTION.commit,
         ref: this.#ref,
         offset: sizeBytes,
@@ -120,7 +111,6 @@ export class ContentSink implements BlobSink {
         expected: digest,
         labels: labels?.(digest) ?? {},
       });
-      const answer = await this.#answer();
       if (answer["digest"] === digest) return true;
       throw new NydusError("EBADMSG", `Cannot commit blob: its digest is ${answer["digest"]}`);
     } catch (error) {

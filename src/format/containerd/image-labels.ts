@@ -1,6 +1,7 @@
 import type { Digest } from "../../base/digest.ts";
 import type { Descriptor, Manifest, ManifestOrIndex } from "../oci/manifest.ts";
-import { ANNOTATION, mediaKind } from "../oci/media-type.ts";
+import { ANNOTATION, MEDIA_TYPE, mediaKind } from "../oci/media-type.ts";
+import { LABELS } from "./labels.ts";
 
 /** Labels by their keys. */
 export type Labels = Readonly<Record<string, string>>;
@@ -12,9 +13,6 @@ export const LABEL = {
   gcSnapshot: "containerd.io/gc.ref.snapshot.",
   uncompressed: ANNOTATION.uncompressed,
   distributionSource: "containerd.io/distribution.source.",
-  snapshotRef: "containerd.io/snapshot.ref",
-  imageRef: "containerd.io/snapshot/cri.image-ref",
-  layerDigest: "containerd.io/snapshot/cri.layer-digest",
   imageLayers: "containerd.io/snapshot/cri.image-layers",
   manifestDigest: "containerd.io/snapshot/cri.manifest-digest",
 } as const;
@@ -51,10 +49,8 @@ function childStem({ mediaType }: Descriptor): string {
   if (kind === "manifest") return "m.";
   if (isLayerType(mediaType)) return "l.";
   // Containerd knows only the configs of images by their name; one of another type is numbered among what is left.
-  return kind === "config" && mediaType !== NYDUS_CONFIG ? "config" : "";
+  return kind === "config" && mediaType !== MEDIA_TYPE.nydusConfig ? "config" : "";
 }
-
-const NYDUS_CONFIG = "application/vnd.nydus.image.config.v1+json";
 
 /** Whether containerd takes a media type for a layer's: by its prefix, where it is OCI's. */
 export function isLayerType(mediaType: string): boolean {
@@ -101,11 +97,11 @@ export function snapshotLabels({ image, manifestDigest, manifest, index, chainId
   );
   return {
     ...Object.fromEntries(own),
-    [LABEL.imageRef]: image,
-    [LABEL.layerDigest]: layers[0]?.digest ?? "",
+    [LABELS.imageRef]: image,
+    [LABELS.layerDigest]: layers[0]?.digest ?? "",
     [LABEL.imageLayers]: fittingList(LABEL.imageLayers, layers),
     [LABEL.manifestDigest]: manifestDigest,
-    [LABEL.snapshotRef]: chainId,
+    [LABELS.snapshotRef]: chainId,
   };
 }
 
