@@ -4,8 +4,9 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { digestOfHex, hexOf } from "../../base/digest.ts";
 import { asNydusError, formatError, NydusError } from "../../base/errors.ts";
-import { listCaches, removeCache } from "../../content/cache/admin.ts";
+import { listCaches } from "../../content/cache/admin.ts";
 import { parseCacheName } from "../../content/cache/cache-names.ts";
+import { sweepStore } from "../../content/local/sweep.ts";
 import { orAborted } from "../../content/store/abort.ts";
 import { formatReference, parseReference, type Reference } from "../../format/oci/reference.ts";
 import { cacheDir, collectStoredCaches } from "../../operation/image/cache-admin.ts";
@@ -214,14 +215,15 @@ export class DaemonMounts implements ImageMounts {
     return blocks.reduce((sum, count) => sum + count, 0) * STAT_BLOCK_BYTES;
   }
 
+  /** What images of the store under the same state directory need stays as well. */
   async sweep(needed: ReadonlySet<string>): Promise<void> {
     const { root } = this.#options;
-    const dir = cacheDir(root);
     await collectStoredCaches(root, Number.MAX_SAFE_INTEGER); // what dead processes have left
-    for (const { digest, isInUse } of await listCaches(dir)) {
-      const id = hexOf(digest);
-      if (!isInUse && !needed.has(id)) await removeCache({ dir, id });
-    }
+    const caches = await listCaches(cacheDir(root));
+    const only = new Set(
+      caches.filter((one) => !one.isInUse && !needed.has(hexOf(one.digest))).map(({ digest }) => digest),
+    );
+    if (only.size > 0) await sweepStore(root, { only });
     await sweepKeptMetas(root, needed);
   }
 

@@ -3,6 +3,9 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type Server, type ServerResponse } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { digestOfHex } from "../../../../src/base/digest.ts";
+import { Lease } from "../../../../src/content/local/lease.ts";
+import { storePaths } from "../../../../src/content/local/paths.ts";
 import type { MountBody } from "../../../../src/service/daemon/api.ts";
 import { DaemonMounts } from "../../../../src/service/snapshotter/daemon-mounts.ts";
 import type { SnapshotImage } from "../../../../src/service/snapshotter/image-mounts.ts";
@@ -184,5 +187,17 @@ describe("caches", () => {
     makeCache(OTHER_ID, 4096);
     await mounts.sweep(new Set([ID]));
     expect([await mounts.blobUsageBytes(ID), await mounts.blobUsageBytes(OTHER_ID)]).toEqual([4096, 0]);
+  });
+
+  test("that a living process has a lease on are not swept", async () => {
+    makeCache(ID, 4096);
+    {
+      await using lease = new Lease(storePaths(root));
+      await lease.add(digestOfHex(ID));
+      await mounts.sweep(new Set());
+      expect(await mounts.blobUsageBytes(ID)).toBe(4096);
+    }
+    await mounts.sweep(new Set());
+    expect(await mounts.blobUsageBytes(ID)).toBe(0);
   });
 });
