@@ -129,6 +129,10 @@ const ODD_TEXTS: readonly (readonly [name: string, text: string])[] = [
     'version = 2\n[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]\n  x = 1\n',
   ],
   [
+    "CRI on the first line, behind a byte order mark",
+    '\ufeffplugins."io.containerd.grpc.v1.cri".containerd.snapshotter = "zfs"\nplugins."io.containerd.grpc.v1.cri".containerd.disable_snapshot_annotations = false\nversion = 2\n',
+  ],
+  [
     "CRI by dotted keys",
     'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\n  containerd.snapshotter = "zfs" # old\n  containerd.disable_snapshot_annotations = true\n',
   ],
