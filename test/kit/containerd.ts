@@ -73,9 +73,11 @@ export class ContainerdHost implements AsyncDisposable {
     return await endProcess(server, signal);
   }
 
+  /** Ends the snapshotter and starts it again. containerd, whose calls fail for a while, is waited for. */
   async restartSnapshotter(signal: NodeJS.Signals = "SIGTERM"): Promise<void> {
     await this.stop("snapshotter", signal);
     await this.startSnapshotter();
+    await this.#until("snapshotter", async () => (await this.ctr("snapshots", "ls")).status === 0);
   }
 
   async #start(name: "containerd" | "snapshotter", socket: string, command: readonly string[]): Promise<void> {

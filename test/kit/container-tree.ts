@@ -1,0 +1,92 @@
+import type { ContainerdHost } from "./containerd.ts";
+import { BUSYBOX } from "./peers.ts";
+import { diffTrees, type TreeEntry, treeOf } from "./tree.ts";
+
+/** What runc and nerdctl make in a root file system: mount points, and the files that are mounted on them. */
+const MADE_BY_RUNNING = new Set(["/busybox", "/proc", "/sys", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf"]);
+/** Directories whose times these change. */
+const TOUCHED_BY_RUNNING = new Set(["/", "/etc"]);
+const SECOND = 1_000_000_000n;
+
+/** Arguments of `nerdctl run` for images without programs: no network, and {@link BUSYBOX} as /busybox. */
+export const RUN_ARGS = ["--net", "none", "-v", `${BUSYBOX}:/busybox:ro`] as const;
+
+/** Starts a container that does nothing for long. @returns its id */
+export async function startSleeper(host: ContainerdHost, image: string, snapshotter = "nydus"): Promise<string> {
+  const command = [image, "/busybox", "sleep", "100000"];
+  return await host.ok(
+    "nerdctl",
+    "--snapshotter",
+    snapshotter,
+    "run",
+    "-d",
+    "--pull",
+    "never",
+    ...RUN_ARGS,
+    ...command,
+  );
+}
+
+/** Runs busybox in a new container of an image that is there. @returns what it prints */
+export async function runOnce(host: ContainerdHost, image: string, ...command: string[]): Promise<string> {
+  return await host.ok("nerdctl", "run", "--rm", "--pull", "never", ...RUN_ARGS, image, "/busybox", ...command);
+}
+
+/** The tree of a running container as the host sees it, without what running it made. */
+export async function treeOfContainer(host: ContainerdHost, id: string): Promise<TreeEntry[]> {
+  const tree = await treeOf(host.rootfsOf(id));
+  return tree.filter(({ path }) => !MADE_BY_RUNNING.has(path));
+}
+
+/** Differences of two containers' trees, the times of directories that running them touched aside. */
+export function differencesOfContainers(expected: readonly TreeEntry[], actual: readonly TreeEntry[]): string[] {
+  return diffTrees(expected, actual, {
+    ignore: (field, { path }) => field === "mtime" && TOUCHED_BY_RUNNING.has(path),
+  });
+}
+
+/**
+ * Differences of a container of an image that nydus-image made from the tree that it was made of. nydus-image drops
+ * nanoseconds, and gives a hard-linked file the time of its last entry.
+ */
+export function differencesFromSource(source: readonly TreeEntry[], actual: readonly TreeEntry[]): string[] {
+  const isLost = (field: keyof TreeEntry, left: TreeEntry, right: TreeEntry): boolean =>
+    field === "mtime" &&
+    (TOUCHED_BY_RUNNING.has(left.path) || (left.nlink ?? 1) > 1 || seconds(left.mtime) === seconds(right.mtime));
+  return diffTrees(source, actual, { ignore: isLost });
+}
+
+function seconds(nanoseconds: string): bigint {
+  return BigInt(nanoseconds) / SECOND;
+}
+
+/** SHA-256 of every regular file that a container of an image reads, by a program that runs in it; sorted. */
+export async function digestsInside(host: ContainerdHost, image: string): Promise<string[]> {
+  const printed = await runOnce(
+    host,
+    image,
+    "find",
+    "/",
+    "-xdev",
+    "-type",
+    "f",
+    "-exec",
+    "/busybox",
+    "sha256sum",
+    "{}",
+    "+",
+  );
+  return [...printed.matchAll(/^\\?([0-9a-f]{64}) {2}/gm)].map(([, digest = ""]) => digest).sort();
+}
+
+/** What {@link digestsInside} must find at least: the container has files of its own besides. */
+export function missingDigests(expected: readonly TreeEntry[], inside: readonly string[]): string[] {
+  const left = [...inside];
+  return expected.flatMap(({ path, sha256 }) => {
+    if (sha256 === undefined) return [];
+    const index = left.indexOf(sha256);
+    if (index === -1) return [`${path}: ${sha256}`];
+    left.splice(index, 1);
+    return [];
+  });
+}
