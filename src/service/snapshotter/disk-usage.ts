@@ -1,6 +1,5 @@
 import type { Stats } from "node:fs";
 import { lstat, readdir } from "node:fs/promises";
-import { join } from "node:path";
 import { forEachBounded } from "../../base/async.ts";
 import type { Usage } from "./snapshot.ts";
 
@@ -8,6 +7,7 @@ import type { Usage } from "./snapshot.ts";
 const BLOCK_BYTES = 512;
 /** Files of a directory that are asked for at once. */
 const PARALLEL = 16;
+const SLASH = Buffer.from("/");
 
 /**
  * What a directory and all below it take: blocks, and inodes, those with several names counted once. Files that vanish
@@ -28,11 +28,11 @@ export async function diskUsage(dir: string): Promise<Usage> {
     inodes++;
   };
   count(await lstat(dir));
-  const pending = [dir];
+  const pending = [Buffer.from(dir)]; // names in images need not be UTF-8
   for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
     const parent = next;
-    await forEachBounded(PARALLEL, await unlessGone(readdir(parent), []), async (name) => {
-      const path = join(parent, name);
+    await forEachBounded(PARALLEL, await unlessGone(readdir(parent, { encoding: "buffer" }), []), async (name) => {
+      const path = Buffer.concat([parent, SLASH, name]);
       const stats = await unlessGone(lstat(path), undefined);
       if (stats === undefined) return;
       count(stats);

@@ -5,7 +5,7 @@ export class KeyLock<Key> {
   /** Runs `fn` once all earlier ones of `key` have ended. */
   async run<T>(key: Key, fn: () => Promise<T>): Promise<T> {
     const before = this.#last.get(key);
-    const mine = before === undefined ? fn() : before.then(fn, fn);
+    const mine = before === undefined ? fn() : before.then(fn);
     const settled = mine.then(
       () => undefined,
       () => undefined,

@@ -1,4 +1,4 @@
-import { NydusError } from "../../base/errors.ts";
+import { asNydusError, formatError, NydusError } from "../../base/errors.ts";
 import type { Labels } from "../../format/containerd/labels.ts";
 import { reconcile } from "./reconcile.ts";
 import { NO_USAGE, type Snapshot, type SnapshotKind, type Usage } from "./snapshot.ts";
@@ -171,8 +171,17 @@ export class Metastore implements Disposable {
         return after;
       });
     } catch (error) {
-      if (written !== undefined) this.#options.dirs.write(written);
+      if (written !== undefined) this.#writeBack(written);
       throw error;
+    }
+  }
+
+  /** Undoes a record whose change was undone. Where that fails too, the change is made at the next start. */
+  #writeBack(before: Snapshot): void {
+    try {
+      this.#options.dirs.write(before);
+    } catch (error) {
+      this.#options.log(`the record of ${before.key} is ahead: ${formatError(asNydusError(error))}`);
     }
   }
 

@@ -74,7 +74,7 @@ export class NydusImages {
   async #release(id: number): Promise<void> {
     const { dirs, mounts, log } = this.#options;
     try {
-      if (dirs.hasMounts(id)) await mounts.umount(dirs.mountpoint(id));
+      await mounts.umount(dirs.mountpoint(id));
       if (!dirs.hasMounts(id)) dirs.retire(id);
     } catch (error) {
       log(`snapshot ${id} stays on disk: ${formatError(asNydusError(error))}`);

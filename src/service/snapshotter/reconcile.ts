@@ -30,6 +30,7 @@ export function reconcile({ table, dirs, log }: Reconciled): void {
       table.insert(snapshot);
     }
     for (const dir of found) tidy(dir, { table, dirs, log });
+    table.reserveIds(found.reduce((highest, { id }) => Math.max(highest, id), 0));
   });
 }
 

@@ -141,11 +141,12 @@ export class SnapshotDirs {
     moveAside(join(this.#snapshots, String(id)), this.#damaged, id);
   }
 
-  /** Numbers of the directories that there are. */
+  /** Numbers of the directories that there are, the lowest first. */
   ids(): number[] {
     return readdirSync(this.#snapshots)
       .filter((name) => ID.test(name))
-      .map(Number);
+      .map(Number)
+      .sort((a, b) => a - b);
   }
 
   /** Reads a directory's record. */

@@ -92,6 +92,14 @@ export class SnapshotTable implements Disposable {
     this.#db.statement(`UPDATE snapshots SET ${sets.join(", ")} WHERE id = ?`).run(...valuesOf(snapshot), snapshot.id);
   }
 
+  /** Sees to it that no new snapshot gets a number up to `id`. */
+  reserveIds(id: number): void {
+    const { changes } = this.#db
+      .statement("UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'snapshots'")
+      .run(id);
+    if (changes === 0) this.#db.statement("INSERT INTO sqlite_sequence (name, seq) VALUES ('snapshots', ?)").run(id);
+  }
+
   delete(id: number): void {
     this.#db.statement("DELETE FROM snapshots WHERE id = ?").run(id);
   }
