@@ -157,6 +157,12 @@ export function readCommandArguments(words: readonly string[], args: ArgsDef): S
 
 /** The same arguments in the one spelling that citty reads right: `--name=value … -- positionals`. */
 export function toCittyArguments({ flags, positionals }: StrictArguments): string[] {
-  const words = [...flags].map(([name, value]) => (value === true ? `--${name}` : `--${name}=${value}`));
+  const words = [...flags].map(([name, value]) => (value === true ? `--${cittyName(name)}` : `--${name}=${value}`));
   return [...words, "--", ...positionals];
+}
+
+/** citty takes `--no-unpack` for "not unpack", whatever flags there are; `--noUnpack` it knows for the flag. */
+function cittyName(name: string): string {
+  if (!name.startsWith("no-")) return name;
+  return name.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
 }

@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import { withDeadline } from "../../base/async.ts";
 import { type Digest, parseDigest } from "../../base/digest.ts";
 import { asNydusError, inPlace, NydusError } from "../../base/errors.ts";
 import { CONTENT_SERVICE, WRITE_ACTION } from "../../format/containerd/content-schema.ts";
@@ -13,6 +14,8 @@ import type { Containerd, ContainerdDuplex } from "./connection.ts";
  * does). What is not answered and what the server has not told to be read yet stay below that.
  */
 const PIECE_BYTES = 32 << 10;
+/** How long containerd may take to write a piece. */
+const WRITE_TIMEOUT_MS = 2 * 60_000;
 /** How long containerd may take to sync a blob to the disk. */
 const COMMIT_TIMEOUT_MS = 30 * 60_000;
 const ABORT_TIMEOUT_MS = 10_000;
@@ -77,9 +80,11 @@ export class ContentSink implements BlobSink {
     this.#sentBytes += data.length;
   }
 
-  async #ask(message: Message): Promise<Message> {
-    await this.#call.send(message);
-    const answer = await this.#call.receive();
+  async #ask(message: Message, timeoutMs = WRITE_TIMEOUT_MS): Promise<Message> {
+    const answer = await withDeadline(timeoutMs, "write blob to containerd", async () => {
+      await this.#call.send(message);
+      return await this.#call.receive();
+    });
     if (answer === undefined) throw new NydusError("EIO", "Cannot write blob: containerd ended the call");
     return answer;
   }
@@ -101,16 +106,10 @@ export class ContentSink implements BlobSink {
   /** @returns false when the namespace had the blob already */
   async #commit(digest: Digest, sizeBytes: number): Promise<boolean> {
     const { labels } = this.#options;
-    const timer = setTimeout(() => this.#call[Symbol.dispose](), COMMIT_TIMEOUT_MS);
+    const place = { ref: this.#ref, offset: sizeBytes, total: sizeBytes, expected: digest };
     try {
-      const answer = await this.#ask({
-        action: WRITE_ACTION.commit,
-        ref: this.#ref,
-        offset: sizeBytes,
-        total: sizeBytes,
-        expected: digest,
-        labels: labels?.(digest) ?? {},
-      });
+      const message = { action: WRITE_ACTION.commit, ...place, labels: labels?.(digest) ?? {} };
+      const answer = await this.#ask(message, COMMIT_TIMEOUT_MS);
       if (answer["digest"] === digest) return true;
       throw new NydusError("EBADMSG", `Cannot commit blob: its digest is ${answer["digest"]}`);
     } catch (error) {
@@ -119,8 +118,6 @@ export class ContentSink implements BlobSink {
       // What containerd found to differ is the digest: the size has been checked.
       if (known.code === "EBUSY") throw new NydusError("EBADMSG", `Cannot commit blob: ${known.message}`, known.at);
       throw known;
-    } finally {
-      clearTimeout(timer);
     }
   }
 

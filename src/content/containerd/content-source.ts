@@ -1,7 +1,9 @@
+import { withDeadline } from "../../base/async.ts";
 import type { ByteRange } from "../../base/bytes.ts";
 import { type Digest, parseDigest } from "../../base/digest.ts";
 import { asNydusError, inPlace, NydusError } from "../../base/errors.ts";
 import { CONTENT_SERVICE } from "../../format/containerd/content-schema.ts";
+import type { Message } from "../../os/grpc.ts";
 import { throwIfAborted } from "../store/abort.ts";
 import { checkRange } from "../store/file-source.ts";
 import type { ByteSource, ReadOptions, StreamingSource } from "../store/source.ts";
@@ -110,7 +112,7 @@ class ContainerdBlob implements StreamingSource {
     const request = { digest: this.#digest, offset: start, size: end - start };
     let at = start;
     // The answers are in order; the offset that each has is counted from 0 or from `start`, as containerd's release has it.
-    for await (const { data } of this.#containerd.stream(CONTENT_SERVICE, "Read", request, { signal })) {
+    for await (const { data } of steady(this.#containerd.stream(CONTENT_SERVICE, "Read", request, { signal }))) {
       const piece = data as Uint8Array;
       if (piece.length > end - at) throw strangeAnswer(at, end);
       at += piece.length;
@@ -123,6 +125,28 @@ class ContainerdBlob implements StreamingSource {
     if (this.#closed) return;
     this.#closed = true;
     this.#release();
+  }
+}
+
+/** How long containerd may take to send the next piece. */
+const READ_TIMEOUT_MS = 60_000;
+
+/** The messages of a stream, none of which is waited for without end. @throws ETIMEDOUT */
+async function* steady(messages: AsyncGenerator<Message>): AsyncGenerator<Message> {
+  let isStuck = false;
+  try {
+    for (;;) {
+      isStuck = true;
+      const next = await withDeadline(READ_TIMEOUT_MS, "read blob from containerd", () => messages.next());
+      isStuck = false;
+      if (next.done) return;
+      yield next.value;
+    }
+  } finally {
+    // A generator that waits can only be left when its wait ends.
+    const left = messages.return(undefined);
+    if (isStuck) left.catch(() => undefined);
+    else await left;
   }
 }
 

@@ -34,11 +34,10 @@ export function childLabels(content: ManifestOrIndex): Labels {
   const counts = new Map<string, number>();
   const labels: Record<string, string> = {};
   for (const child of children) {
-    const stem = childStem(child);
+    const stem = `${LABEL.gcContent}${childStem(child)}`;
     const number = counts.get(stem) ?? 0;
     counts.set(stem, number + 1);
-    const key = stem.endsWith(".") || number > 0 ? `${stem}${number}` : stem;
-    labels[`${LABEL.gcContent}${key}`] = child.digest;
+    labels[stem.endsWith(".") || number > 0 ? `${stem}${number}` : stem] = child.digest;
   }
   return labels;
 }
