@@ -2,7 +2,6 @@ import { readFileSync } from "node:fs";
 import { release } from "node:os";
 import { resolve } from "node:path";
 import { ERROR_CODES } from "../../base/errors.ts";
-import { DEFAULT_CONTAINERD } from "../../content/containerd/connection.ts";
 import {
   type Check,
   type CheckResult,
@@ -44,11 +43,11 @@ has failed.`,
       type: "string",
       alias: "a",
       valueHint: "SOCK",
-      description: `containerd's socket (default ${DEFAULT_CONTAINERD.address}; env CONTAINERD_ADDRESS)`,
+      description: "containerd's socket (env CONTAINERD_ADDRESS; default: as its configuration says)",
     },
   },
   async run(args, context) {
-    const address = args["containerd-address"] ?? (process.env["CONTAINERD_ADDRESS"] || DEFAULT_CONTAINERD.address);
+    const address = args["containerd-address"] ?? (process.env["CONTAINERD_ADDRESS"] || undefined);
     const results: CheckResult[] = [];
     for await (const result of runChecks(
       allChecks([daemonCheck(context)]),
@@ -62,7 +61,7 @@ has failed.`,
   },
 });
 
-async function envOf({ root, signal }: CliContext, config: string, address: string): Promise<DoctorEnv> {
+async function envOf({ root, signal }: CliContext, config: string, address: string | undefined): Promise<DoctorEnv> {
   const searchPath = process.env["PATH"];
   return {
     ...{ root, signal },
@@ -72,7 +71,7 @@ async function envOf({ root, signal }: CliContext, config: string, address: stri
     variables: process.env,
     readText: readTextFile,
     containerd: await lookAtContainerd({
-      address: address.replace(/^unix:\/\//, ""),
+      address: address?.replace(/^unix:\/\//, ""),
       configPath: resolve(config),
       searchPath,
     }),

@@ -45,7 +45,7 @@ e.g., 'nydus install containerd --dry-run'`,
       searchPath: process.env["PATH"],
       containerd: givenVersion(args["containerd-version"]),
     });
-    const byHand = `${command.join(" ")} &  # then restart containerd`;
+    const byHand = `${plan.command.join(" ")} &  # then restart containerd`;
     const services = "nydus-snapshotter && systemctl restart nydus-snapshotter containerd";
     const next = unitDir === undefined ? byHand : `systemctl daemon-reload && systemctl enable ${services}`;
     await carryOut(plan, { ...context, dryRun: args["dry-run"] === true, next });

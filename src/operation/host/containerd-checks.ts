@@ -1,12 +1,13 @@
 import { existsSync } from "node:fs";
 import { asNydusError, formatError } from "../../base/errors.ts";
+import { DEFAULT_CONTAINERD } from "../../content/containerd/connection.ts";
 import { INTROSPECTION_SERVICE } from "../../format/containerd/introspection-schema.ts";
 import type { ProtoService } from "../../format/containerd/proto.ts";
 import { SNAPSHOTS_SERVICE } from "../../format/containerd/snapshots-schema.ts";
 import { VERSION_SERVICE } from "../../format/containerd/version-schema.ts";
 import { GrpcClient, type Message } from "../../os/grpc.ts";
 import { type Check, type ContainerdFacts, type DoctorEnv, type Finding, fail, ok, skip, warn } from "./checks.ts";
-import { missingOf, parseConfig, type TomlTable, valueAt } from "./containerd-config.ts";
+import { containerdAddressIn, missingOf, parseConfig, type TomlTable, valueAt } from "./containerd-config.ts";
 import { dumpConfig, findContainerd } from "./containerd-program.ts";
 import {
   containerdSettings,
@@ -31,19 +32,20 @@ export const CONTAINERD_CHECKS: readonly Check[] = [
 
 /** Looks at containerd once, for all checks. */
 export async function lookAtContainerd(places: {
-  readonly address: string;
+  /** Of its socket; what its configuration says unless given, else the usual one. */
+  readonly address?: string | undefined;
   readonly configPath: string;
   readonly searchPath: string | undefined;
 }): Promise<ContainerdFacts> {
   const { address, configPath, searchPath } = places;
   const program = await findContainerd(searchPath);
-  const facts = { address, configPath, program };
+  const facts = { address: address ?? DEFAULT_CONTAINERD.address, configPath, program };
   try {
     const text = await readText(configPath);
     if (text === undefined) return { ...facts, config: undefined, problem: undefined };
     const own = parseConfig(text);
     const config = program === undefined ? own : await dumpConfig(program, configPath);
-    return { ...facts, config, problem: undefined };
+    return { ...facts, address: address ?? containerdAddressIn(config) ?? facts.address, config, problem: undefined };
   } catch (error) {
     return { ...facts, config: undefined, problem: formatError(asNydusError(error, { path: configPath })) };
   }

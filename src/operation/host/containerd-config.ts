@@ -34,6 +34,12 @@ export function configVersionOf(config: TomlTable): number {
   throw new NydusError("EUCLEAN", "Cannot read the configuration: its version is no number");
 }
 
+/** The socket that containerd serves, where a configuration names another one than the default. */
+export function containerdAddressIn(config: TomlTable | undefined): string | undefined {
+  const address = valueAt(config, ["grpc", "address"]);
+  return typeof address === "string" && address.startsWith("/") ? address : undefined;
+}
+
 /** What `path` names in a configuration; undefined when there is nothing. */
 export function valueAt(config: unknown, path: readonly string[]): unknown {
   let value = config;

@@ -1,8 +1,9 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { inPlace, NydusError } from "../../base/errors.ts";
+import { DEFAULT_CONTAINERD } from "../../content/containerd/connection.ts";
 import { checkImports, readImports } from "./config-imports.ts";
-import { addSettings, configVersionOf, parseConfig } from "./containerd-config.ts";
+import { addSettings, configVersionOf, containerdAddressIn, parseConfig } from "./containerd-config.ts";
 import { type ContainerdProgram, checkByContainerd, findContainerd } from "./containerd-program.ts";
 import {
   type ContainerdVersion,
@@ -36,6 +37,11 @@ export interface InstallRequest {
   readonly containerd?: ContainerdVersion | undefined;
 }
 
+/** What has to change, and what runs the snapshotter. */
+export interface InstallPlan extends HostPlan {
+  readonly command: readonly string[];
+}
+
 /** Of files that are made; their directories are the packages' affair. */
 const CONFIG_MODE = 0o644;
 const UNIT_MODE = 0o644;
@@ -47,7 +53,7 @@ export const MADE_HEAD = "# Made by 'nydus install containerd'.";
  * @throws ENOENT which containerd it is cannot be told; EUCLEAN a configuration that cannot be parsed; ENOTSUP one of
  *   another version; EEXIST something else is in the way, with its line; EPERM, EIO
  */
-export async function planInstall(request: InstallRequest): Promise<HostPlan> {
+export async function planInstall(request: InstallRequest): Promise<InstallPlan> {
   const found = await findContainerd(request.searchPath);
   const containerd = request.containerd ?? found?.version;
   if (containerd === undefined) {
@@ -55,9 +61,11 @@ export async function planInstall(request: InstallRequest): Promise<HostPlan> {
     throw new NydusError("ENOENT", `Cannot install: which containerd it is for cannot be told; ${hint}`);
   }
   const config = await planConfig(request, containerd, found);
-  const unit = request.unitDir === undefined ? undefined : await planUnit(request, request.unitDir);
+  const command = [...request.command, ...containerdFlags(config.before)];
+  const unit = request.unitDir === undefined ? undefined : await planUnit(command, request.unitDir);
   const changes = [unit, config].filter((change) => change !== undefined);
-  return { changes: changes.filter(({ before, after }) => before !== after), notes: notesOf(request, containerd) };
+  const notes = notesOf(request, containerd);
+  return { changes: changes.filter(({ before, after }) => before !== after), notes, command };
 }
 
 async function planConfig(
@@ -82,7 +90,7 @@ async function planConfig(
   });
 }
 
-async function planUnit({ command }: InstallRequest, dir: string): Promise<PlannedChange> {
+async function planUnit(command: readonly string[], dir: string): Promise<PlannedChange> {
   const path = await resolveFile(join(dir, UNIT_NAME));
   const before = await readText(path);
   const owner = before === undefined ? "ours" : ownerOfUnit(before);
@@ -91,6 +99,13 @@ async function planUnit({ command }: InstallRequest, dir: string): Promise<Plann
     throw new NydusError("EEXIST", `Cannot write unit: another one of this name is there; ${hint}`, { path });
   }
   return { path, before, after: formatUnit(command), mode: UNIT_MODE, keepsBackup: owner === "changed" };
+}
+
+/** Where containerd is, if it is not where everyone looks for it. */
+function containerdFlags(text: string | undefined): string[] {
+  const address = text === undefined ? undefined : containerdAddressIn(parseConfig(text));
+  const isUsual = address === undefined || address === DEFAULT_CONTAINERD.address;
+  return isUsual ? [] : ["--containerd-address", address];
 }
 
 function notesOf({ cri, command }: InstallRequest, { major, minor }: ContainerdVersion): string[] {

@@ -23,7 +23,6 @@ Before=containerd.service
 
 [Service]
 Type=notify
-NotifyAccess=all
 ExecStart=${command.map(quoteArgument).join(" ")}
 KillMode=process
 Delegate=yes

@@ -152,6 +152,7 @@ describe.each([
     expect(settings.flatMap((setting) => missingOf(parseConfig(made), setting))).toEqual([]);
     expect(addSettings(made, settings)).toBe(made);
     expect(removeSettings(made)).toBe(text);
+    expect(made.startsWith("\ufeff")).toBe(text.startsWith("\ufeff"));
     expect(made.replaceAll("\r\n", "").includes("\n") && text.includes("\r\n")).toBe(false);
   });
 });

@@ -211,6 +211,16 @@ describe("the unit", () => {
     expect(existsSync(unit())).toBe(false);
   });
 
+  test("tells the snapshotter where containerd is, if that is another place", async () => {
+    writeFileSync(configPath, `version = 2\n[grpc]\n  address = "/run/k3s/containerd.sock"\n`);
+    const plan = await planInstall(request(withUnit));
+    const command = ["/usr/bin/nydus", "snapshotter", "--containerd-address", "/run/k3s/containerd.sock"];
+    expect(plan.command).toEqual(command);
+    expect(plan.changes[0]?.after).toContain(`\nExecStart=${command.join(" ")}\n`);
+    writeFileSync(configPath, `version = 2\n[grpc]\n  address = "/run/containerd/containerd.sock"\n`);
+    expect((await planInstall(request(withUnit))).command).toEqual(command.slice(0, 2));
+  });
+
   test.skipIf(Bun.which("systemd-analyze") === null)("is what systemd understands", async () => {
     await install({ ...withUnit, command: ["/bin/true", "snapshotter"] });
     const { status, stderr } = spawnSync("systemd-analyze", ["verify", unit()], { encoding: "utf8" });
