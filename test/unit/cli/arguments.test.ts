@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import type { ArgsDef } from "citty";
+import { type ArgsDef, parseArgs } from "citty";
 import { NydusError } from "../../../src/base/errors.ts";
 import { readCommandArguments, readGlobalFlags, toCittyArguments } from "../../../src/cli/arguments.ts";
 
@@ -106,6 +106,12 @@ describe("readGlobalFlags()", () => {
     expect(Object.fromEntries(before.flags)).toEqual({ root: "convert", json: true });
     expect(rest).toEqual(["convert", "--nope"]);
   });
+});
+
+test("toCittyArguments() has citty take a flag that begins with no- for what it is", () => {
+  const args = { "no-unpack": { type: "boolean" } } as const satisfies ArgsDef;
+  expect(parseArgs(toCittyArguments(readCommandArguments(["--no-unpack"], args)), args)["no-unpack"]).toBe(true);
+  expect(parseArgs(toCittyArguments(readCommandArguments([], args)), args)["no-unpack"]).not.toBe(true);
 });
 
 test("toCittyArguments() leaves nothing for citty to guess", () => {

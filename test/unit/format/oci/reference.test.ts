@@ -144,7 +144,10 @@ describe("parseImageName()", () => {
   });
 
   test.each([
-    ["containerd:docker.io/library/a", "ENOTSUP"],
+    ["containerd:", "EINVAL"],
+    ["containerd:a b", "EINVAL"],
+    ["containerd:a\n", "EINVAL"],
+    [`containerd:${"a".repeat(1025)}`, "EINVAL"],
     ["containers-storage:a", "ENOTSUP"],
     ["docker-daemon:a:1", "ENOTSUP"],
     ["dir:/a", "ENOTSUP"],
