@@ -5,8 +5,14 @@ import type { Window } from "./window.ts";
 /** What holes are made of. */
 const ZEROS = new Uint8Array(1 << 18);
 
+/** A file's bytes on their way. */
+export interface TarContent extends AsyncIterable<Uint8Array> {
+  /** The whole content as one view if it is at hand, so that nothing has to be waited for; it is read then. */
+  take(): Uint8Array | undefined;
+}
+
 /** The body of the entry under the reader: its stored bytes, its holes, its padding. */
-export class Body implements AsyncIterable<Uint8Array> {
+export class Body implements TarContent {
   readonly sizeBytes: number;
   readonly #window: Window;
   readonly #storedBytes: number;
@@ -32,6 +38,15 @@ export class Body implements AsyncIterable<Uint8Array> {
     return this.#map === undefined ? this.#stored(this.#storedBytes) : this.#expanded(this.#map);
   }
 
+  /** The whole content if it is at hand, as the one view that it is then; it counts as read. */
+  take(): Uint8Array | undefined {
+    if (this.#map !== undefined || this.#isOpened || this.isFinished) return undefined;
+    if (this.#window.buffered < this.#storedBytes) return undefined;
+    this.#isOpened = true;
+    this.#left = 0;
+    return this.#window.piece(this.#storedBytes);
+  }
+
   async *#expanded(map: SparseMap): AsyncGenerator<Uint8Array> {
     let at = 0;
     for (const extent of map.extents) {
@@ -53,6 +68,12 @@ export class Body implements AsyncIterable<Uint8Array> {
       this.#left -= piece.length;
       yield piece;
     }
+  }
+
+  /** Does what {@link finish} does if it can without waiting. @returns whether all is done */
+  finishAtHand(): boolean {
+    this.isFinished ||= this.#window.passBody(this.#left, this.#storedBytes);
+    return this.isFinished;
   }
 
   /** Passes over what is unread, and the padding. */

@@ -19,6 +19,31 @@ const WHITEOUT = [0x2e, 0x77, 0x68, 0x2e];
  * @throws EUCLEAN on a component over 255 bytes (a whiteout: on a hidden name over 255) or a path over 4,095
  */
 export function cleanPath(name: Uint8Array, offset: number): Uint8Array {
+  return plainPath(name) ?? joinedPath(name, offset);
+}
+
+/** What is clean but for a leading "/" or "./" and a trailing slash, as most names are; undefined else. */
+function plainPath(name: Uint8Array): Uint8Array | undefined {
+  const start = name[0] === SLASH ? 1 : name[0] === DOT && name[1] === SLASH ? 2 : 0;
+  const end = name[name.length - 1] === SLASH ? name.length - 1 : name.length;
+  if (start >= end || end - start > MAX_PATH_BYTES) return undefined;
+  for (let part = start; part <= end; ) {
+    if (!isNameStart(name, part, end)) return undefined;
+    const slash = name.indexOf(SLASH, part);
+    const partEnd = slash < 0 || slash > end ? end : slash;
+    if (partEnd - part > MAX_NAME_BYTES) return undefined;
+    part = partEnd + 1;
+  }
+  return name.slice(start, end);
+}
+
+/** Whether a component that is a name begins here; names that begin with two dots are left to {@link joinedPath}. */
+function isNameStart(name: Uint8Array, at: number, end: number): boolean {
+  if (name[at] !== DOT) return at < end && name[at] !== SLASH;
+  return at + 1 < end && name[at + 1] !== DOT && name[at + 1] !== SLASH;
+}
+
+function joinedPath(name: Uint8Array, offset: number): Uint8Array {
   const parts = cleanParts(name);
   let length = Math.max(0, parts.length - 1);
   for (const part of parts) {

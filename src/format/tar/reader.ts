@@ -1,29 +1,19 @@
 import { NydusError } from "../../base/errors.ts";
 import type { NodeType } from "../tree/node.ts";
-import { Body } from "./body.ts";
+import { Body, type TarContent } from "./body.ts";
 import {
-  decodeNumber,
   dialectOf,
   fieldOf,
   isZeroBlock,
   malformedTar,
+  numberOf,
   TAR_BLOCK,
   UstarHeader,
   untilNul,
   verifyChecksum,
 } from "./header.ts";
 import { cleanPath, MAX_PATH_BYTES } from "./path.ts";
-import {
-  decodePax,
-  MAX_PAX_BYTES,
-  type PaxRecords,
-  paxBytes,
-  paxNumber,
-  paxPath,
-  paxTime,
-  paxXattrs,
-  type Timestamp,
-} from "./pax.ts";
+import { decodePax, MAX_PAX_BYTES, type PaxRecords, paxBytes, paxNumber, paxPath, paxTime, paxXattrs } from "./pax.ts";
 import { checkSparseMap, readOldSparse, readPaxSparse } from "./sparse.ts";
 import { Window } from "./window.ts";
 
@@ -57,7 +47,7 @@ export interface TarEntry {
    * over. Pieces are views of the incoming buffers (and, for holes, of shared zeros): read them, never write or
    * transfer them.
    */
-  readonly content: AsyncIterable<Uint8Array>;
+  readonly content: TarContent;
 }
 
 const TYPES: Readonly<Record<string, TarEntryType>> = {
@@ -76,6 +66,9 @@ const TYPES: Readonly<Record<string, TarEntryType>> = {
 
 /** Entries that are labels or parts of other volumes' machinery: passed over. V is GNU's volume label. */
 const IGNORED_TYPES = "V";
+/** Headers that only describe the entry to come. */
+const EXTENSION_TYPES = "xgXLK";
+const SLASH = 0x2f;
 const MAX_ID = 0xffffffff;
 
 /** What has been gathered for the entry to come. */
@@ -109,11 +102,20 @@ export async function* readTar(input: AsyncIterable<Uint8Array>): AsyncGenerator
       if (block === undefined || (block[0] === 0 && (await isEnd(block, offset, window)))) break;
       verifyChecksum(block, offset);
       const typeflag = String.fromCharCode(block[UstarHeader.at.typeflag] as number);
-      if (await readExtension(typeflag, { block, offset }, window, extensions)) continue;
-      const entry = await readEntry({ block, offset, typeflag }, window, extensions);
-      if (entry === undefined) continue;
-      yield entry.entry;
-      if (!entry.body.isFinished) await entry.body.finish();
+      if (EXTENSION_TYPES.includes(typeflag)) {
+        await readExtension({ block, offset, typeflag }, window, extensions);
+        continue;
+      }
+      const at = describe({ block, offset, typeflag }, extensions);
+      if (IGNORED_TYPES.includes(typeflag)) {
+        await passOver(at.size, window);
+        continue;
+      }
+      const name = nameOf(at);
+      const reading = bodyOf(at, name, window);
+      const body = reading instanceof Body ? reading : await reading;
+      yield makeEntry(at, name, body);
+      if (!body.finishAtHand()) await body.finish();
     }
     refuseDangling(extensions, window);
     await window.drain();
@@ -139,11 +141,15 @@ interface HeaderAt {
   readonly offset: number;
 }
 
-/** Takes in a header that only describes the entry to come. @returns whether it was one */
-async function readExtension(typeflag: string, at: HeaderAt, window: Window, into: Extensions): Promise<boolean> {
-  if (!"xgXLK".includes(typeflag)) return false;
-  const { block, offset } = at;
-  const size = decodeNumber(fieldOf(block, "size"), "size", offset);
+async function passOver(size: number, window: Window): Promise<void> {
+  await window.skip(size, "a volume label");
+  await window.skipPadding(size);
+}
+
+/** Takes in a header that only describes the entry to come. */
+async function readExtension(at: EntryAt, window: Window, into: Extensions): Promise<void> {
+  const { block, offset, typeflag } = at;
+  const size = numberOf(block, "size", offset);
   into.bytes += TAR_BLOCK + size;
   if (size < 0 || into.bytes > MAX_PAX_BYTES + 4 * TAR_BLOCK) {
     throw malformedTar(`extended headers of one entry have over ${MAX_PAX_BYTES} bytes`, offset);
@@ -159,7 +165,6 @@ async function readExtension(typeflag: string, at: HeaderAt, window: Window, int
       throw malformedTar(`global pax headers have over ${MAX_PAX_BYTES} bytes`, offset);
     }
   }
-  return true;
 }
 
 /** The records of an entry: the global ones, overruled by its own. */
@@ -172,57 +177,69 @@ interface EntryAt extends HeaderAt {
   readonly typeflag: string;
 }
 
-/** Builds the entry of a header; undefined for one that is to be passed over. */
-async function readEntry(
-  at: EntryAt,
-  window: Window,
-  extensions: Extensions,
-): Promise<{ entry: TarEntry; body: Body } | undefined> {
+/** A header with all that was said about its entry before it. */
+interface Described extends EntryAt {
+  readonly records: PaxRecords;
+  readonly longName: Uint8Array | undefined;
+  readonly longLink: Uint8Array | undefined;
+  /** Bytes of the body in the archive, if there is one. */
+  readonly size: number;
+}
+
+/** Joins a header and its extensions, which are spent then. */
+function describe(at: EntryAt, extensions: Extensions): Described {
   const { block, offset, typeflag } = at;
-  const records = recordsOf(extensions);
   const { longName, longLink } = extensions;
-  extensions.local = new Map();
-  extensions.longName = undefined;
-  extensions.longLink = undefined;
-  extensions.bytes = 0;
-  const size = paxNumber(records, "size", offset) ?? decodeNumber(fieldOf(block, "size"), "size", offset);
-  if (size < 0) throw malformedTar(`size ${size} is negative`, offset);
-  if (IGNORED_TYPES.includes(typeflag)) {
-    await window.skip(size, "a volume label");
-    await window.skipPadding(size);
-    return undefined;
+  const records = recordsOf(extensions);
+  if (extensions.bytes > 0) {
+    extensions.local = new Map();
+    extensions.longName = undefined;
+    extensions.longLink = undefined;
+    extensions.bytes = 0;
   }
-  const rawName =
-    paxPath(records, "GNU.sparse.name", offset) ?? longName ?? paxPath(records, "path", offset) ?? headerName(block);
-  const type = typeOf(at, rawName, size);
-  const hasBody = type === "file" || typeflag === "D";
-  const body = await readBodyOf(at, { bodyBytes: hasBody ? size : 0, records, window, isFile: type === "file" });
-  const mtime = paxTime(records, offset) ?? headerTime(block, offset);
-  const entry: TarEntry = {
-    path: cleanPath(rawName, offset),
+  const size = paxNumber(records, "size", offset) ?? numberOf(block, "size", offset);
+  if (size < 0) throw malformedTar(`size ${size} is negative`, offset);
+  return { block, offset, typeflag, records, longName, longLink, size };
+}
+
+/** The entry of a header whose body is `body`. */
+function makeEntry(at: Described, name: Uint8Array, body: Body): TarEntry {
+  const { block, offset, records, longLink } = at;
+  const type = typeOf(at, name);
+  const time = paxTime(records, offset);
+  const { rdevMajor, rdevMinor } = type === "char" || type === "block" ? deviceOf(block, offset) : NO_DEVICE;
+  return {
+    path: cleanPath(name, offset),
     type,
     mode: modeOf(block, offset),
     uid: idOf("uid", at, records),
     gid: idOf("gid", at, records),
-    mtimeSec: mtime.sec,
-    mtimeNsec: mtime.nsec,
+    mtimeSec: time?.sec ?? numberOf(block, "mtime", offset),
+    mtimeNsec: time?.nsec ?? 0,
     sizeBytes: type === "file" ? body.sizeBytes : 0,
     linkPath: linkPathOf(type, longLink ?? paxPath(records, "linkpath", offset) ?? headerLink(block), offset),
-    ...deviceOf(type, block, offset),
+    rdevMajor,
+    rdevMinor,
     xattrs: paxXattrs(records, offset),
     offset,
     content: type === "file" ? body : NO_CONTENT,
   };
-  return { entry, body };
 }
 
-function typeOf(at: EntryAt, rawName: Uint8Array, size: number): TarEntryType {
+function nameOf({ block, offset, records, longName }: Described): Uint8Array {
+  return (
+    paxPath(records, "GNU.sparse.name", offset) ?? longName ?? paxPath(records, "path", offset) ?? headerName(block)
+  );
+}
+
+function typeOf(at: Described, rawName: Uint8Array): TarEntryType {
   const type = TYPES[at.typeflag];
   if (type === undefined) {
     const flag = JSON.stringify(at.typeflag);
     throw new NydusError("ENOTSUP", `Cannot read tar: entry type ${flag} is unknown`, { offset: at.offset });
   }
-  const isOldDir = rawName.at(-1) === 0x2f && (at.typeflag === "\0" || (at.typeflag === "0" && size === 0));
+  const isOldDir =
+    rawName[rawName.length - 1] === SLASH && (at.typeflag === "\0" || (at.typeflag === "0" && at.size === 0));
   return isOldDir ? "dir" : type;
 }
 
@@ -244,18 +261,14 @@ function headerLink(block: Uint8Array): Uint8Array {
   return untilNul(fieldOf(block, "linkname"));
 }
 
-function headerTime(block: Uint8Array, offset: number): Timestamp {
-  return { sec: decodeNumber(fieldOf(block, "mtime"), "mtime", offset), nsec: 0 };
-}
-
 function modeOf(block: Uint8Array, offset: number): number {
-  const mode = decodeNumber(fieldOf(block, "mode"), "mode", offset);
+  const mode = numberOf(block, "mode", offset);
   if (mode < 0) throw malformedTar(`mode ${mode} is negative`, offset);
   return mode % 0o10000; // old writers put the type's bits above
 }
 
 function idOf(name: "uid" | "gid", at: HeaderAt, records: PaxRecords): number {
-  const id = paxNumber(records, name, at.offset) ?? decodeNumber(fieldOf(at.block, name), name, at.offset);
+  const id = paxNumber(records, name, at.offset) ?? numberOf(at.block, name, at.offset);
   if (id < 0 || id > MAX_ID) throw malformedTar(`${name} ${id} is not one of 32 bits`, at.offset);
   return id;
 }
@@ -272,10 +285,11 @@ function linkPathOf(type: TarEntryType, raw: Uint8Array, offset: number): Uint8A
 const MAX_MAJOR = 0xfff;
 const MAX_MINOR = 0xfffff;
 
-function deviceOf(type: TarEntryType, block: Uint8Array, offset: number): { rdevMajor: number; rdevMinor: number } {
-  if (type !== "char" && type !== "block") return { rdevMajor: 0, rdevMinor: 0 };
-  const rdevMajor = decodeNumber(fieldOf(block, "devmajor"), "devmajor", offset);
-  const rdevMinor = decodeNumber(fieldOf(block, "devminor"), "devminor", offset);
+const NO_DEVICE = { rdevMajor: 0, rdevMinor: 0 };
+
+function deviceOf(block: Uint8Array, offset: number): typeof NO_DEVICE {
+  const rdevMajor = numberOf(block, "devmajor", offset);
+  const rdevMinor = numberOf(block, "devminor", offset);
   if (rdevMajor < 0 || rdevMajor > MAX_MAJOR || rdevMinor < 0 || rdevMinor > MAX_MINOR) {
     throw malformedTar(`device ${rdevMajor}:${rdevMinor} is not one of 12 and 20 bits`, offset);
   }
@@ -284,27 +298,27 @@ function deviceOf(type: TarEntryType, block: Uint8Array, offset: number): { rdev
 
 const NOTHING = new Uint8Array(0);
 
-const NO_CONTENT: AsyncIterable<Uint8Array> = {
+const NO_CONTENT: TarContent = {
+  take: () => undefined,
   [Symbol.asyncIterator]: () => ({ next: async () => ({ done: true, value: undefined }) }),
 };
 
-interface BodyPlan {
-  readonly bodyBytes: number;
-  readonly records: PaxRecords;
-  readonly window: Window;
-  readonly isFile: boolean;
+/** The body behind a header: read on when the header's map of a sparse file goes on there. */
+function bodyOf(at: Described, name: Uint8Array, window: Window): Body | Promise<Body> {
+  const isFile = typeOf(at, name) === "file";
+  if (isFile && (at.typeflag === "S" || at.records.size > 0)) return sparseBody(at, window);
+  return new Body(window, isFile || at.typeflag === "D" ? at.size : 0, undefined);
 }
 
-async function readBodyOf(at: EntryAt, plan: BodyPlan): Promise<Body> {
-  const { bodyBytes, records, window, isFile } = plan;
-  if (!isFile) return new Body(window, bodyBytes, undefined);
+async function sparseBody(at: Described, window: Window): Promise<Body> {
+  const { block, offset, records, size } = at;
   if (at.typeflag === "S") {
-    const map = await readOldSparse(at.block, at.offset, window);
-    checkSparseMap(map, bodyBytes, at.offset);
-    return new Body(window, bodyBytes, map);
+    const map = await readOldSparse(block, offset, window);
+    checkSparseMap(map, size, offset);
+    return new Body(window, size, map);
   }
-  const sparse = await readPaxSparse(records, { offset: at.offset, bodyBytes }, window);
-  if (sparse === undefined) return new Body(window, bodyBytes, undefined);
-  checkSparseMap(sparse.map, bodyBytes - sparse.mapBytes, at.offset);
-  return new Body(window, bodyBytes - sparse.mapBytes, sparse.map);
+  const sparse = await readPaxSparse(records, { offset, bodyBytes: size }, window);
+  if (sparse === undefined) return new Body(window, size, undefined);
+  checkSparseMap(sparse.map, size - sparse.mapBytes, offset);
+  return new Body(window, size - sparse.mapBytes, sparse.map);
 }

@@ -75,6 +75,14 @@ export class Window {
     return this.take(TAR_BLOCK, "a header");
   }
 
+  /** Passes over a body of which `unread` bytes are left, and its padding, if all of it is at hand. @returns whether */
+  passBody(unread: number, length: number): boolean {
+    const wanted = unread + paddingOf(length);
+    if (this.buffered < wanted) return false;
+    this.#at += wanted;
+    return true;
+  }
+
   /** Passes over `length` bytes. @throws EUCLEAN when the stream ends before them */
   async skip(length: number, what: string): Promise<void> {
     let wanted = length;

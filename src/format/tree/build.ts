@@ -1,4 +1,4 @@
-import { bytesOfKey } from "../../base/bytes.ts";
+import { bytesOfKey, keyOfBytes } from "../../base/bytes.ts";
 import { inPlace, NydusError } from "../../base/errors.ts";
 import type { TarEntry } from "../tar/reader.ts";
 import {
@@ -31,6 +31,8 @@ const OPAQUE_YES = 0x79; // "y"
 export class LayerTree {
   /** Of the layer; implicit until an entry describes it. */
   readonly root: TreeNode = makeImplicitDir();
+  /** Where the entry before went. */
+  #lastParent: { readonly path: string; readonly node: TreeNode } | undefined;
 
   /**
    * Adds an entry; one of the same path that came before is replaced, but for directories, which keep their children.
@@ -40,24 +42,41 @@ export class LayerTree {
    *   what the layer deletes
    */
   add(entry: LayerEntry, chunks: readonly ChunkRecord[] = []): TreeNode {
-    const parts = splitPath(entry.path);
-    return inPlace({ path: showPath(parts), offset: entry.offset }, () => this.#add(entry, parts, chunks));
+    const path = keyOfBytes(entry.path);
+    try {
+      return this.#add(entry, path, chunks);
+    } catch (error) {
+      return inPlace({ path: showPath([path]), offset: entry.offset }, () => {
+        throw error;
+      });
+    }
   }
 
-  #add(entry: LayerEntry, parts: readonly string[], chunks: readonly ChunkRecord[]): TreeNode {
-    const name = parts.at(-1);
-    if (name === undefined) {
+  #add(entry: LayerEntry, path: string, chunks: readonly ChunkRecord[]): TreeNode {
+    if (path === "") {
       if (entry.type !== "dir") throw refused(`the root is a ${entry.type}, a directory wanted`);
       return describeDir(this.root, entry);
     }
+    const slash = path.lastIndexOf("/");
+    const name = path.slice(slash + 1);
     const hidden = hiddenName(name);
     if (hidden === "" || hidden === "." || hidden === "..") throw refused("a whiteout hides no name");
-    const parent = this.#makeDirs(resolveDir(this.root, parts.slice(0, -1)));
+    const parent = this.#parentOf(slash < 0 ? "" : path.slice(0, slash));
     if (hidden !== undefined && name.length > MAX_NAME_LENGTH) return hideLongName(parent, hidden);
     const there = parent.children.get(name);
-    if (entry.type === "dir") return describeDir(there?.type === "dir" ? there : makeDir(parent, name), entry);
+    if (entry.type === "dir" && there?.type === "dir") return describeDir(there, entry);
+    if (there !== undefined) this.#lastParent = undefined; // by way of what is replaced, its path may lead elsewhere now
+    if (entry.type === "dir") return describeDir(makeDir(parent, name), entry);
     const node = entry.type === "hardlink" ? this.#linked(entry) : makeLeaf(entry, entry.type, chunks);
     parent.children.set(name, node);
+    return node;
+  }
+
+  /** The directory of an entry, made where it is missing; entries of one directory mostly follow one another. */
+  #parentOf(path: string): TreeNode {
+    if (this.#lastParent?.path === path) return this.#lastParent.node;
+    const node = this.#makeDirs(resolveDir(this.root, path === "" ? [] : path.split("/")));
+    this.#lastParent = { path, node };
     return node;
   }
 
@@ -117,25 +136,25 @@ function describeDir(dir: TreeNode, entry: LayerEntry): TreeNode {
   const opaque = entry.xattrs.get(OVERLAY_OPAQUE_XATTR);
   if (opaque?.length === 1 && opaque[0] === OPAQUE_YES) makeOpaque(dir);
   const before = isImplicit(dir) ? [] : dir.xattrs;
-  Object.assign(dir, attributesOf(entry), { xattrs: new Map([...before, ...xattrs]) });
+  const { mode, uid, gid, mtimeSec, mtimeNsec } = entry;
+  Object.assign(dir, { mode, uid, gid, mtimeSec, mtimeNsec, xattrs: new Map([...before, ...xattrs]) });
   return dir;
 }
 
 function makeLeaf(entry: LayerEntry, type: TreeNode["type"], chunks: readonly ChunkRecord[]): TreeNode {
-  return makeNode(type, {
-    ...attributesOf(entry),
-    xattrs: keptXattrs(entry),
-    sizeBytes: entry.sizeBytes,
-    chunks,
-    target: type === "symlink" ? entry.linkPath : NO_BYTES,
-    rdevMajor: entry.rdevMajor,
-    rdevMinor: entry.rdevMinor,
-  });
-}
-
-function attributesOf(entry: LayerEntry): Pick<TreeNode, "mode" | "uid" | "gid" | "mtimeSec" | "mtimeNsec"> {
-  const { mode, uid, gid, mtimeSec, mtimeNsec } = entry;
-  return { mode: entry.type === "symlink" ? 0o777 : mode, uid, gid, mtimeSec, mtimeNsec };
+  const node = makeNode(type);
+  node.mode = type === "symlink" ? 0o777 : entry.mode;
+  node.uid = entry.uid;
+  node.gid = entry.gid;
+  node.mtimeSec = entry.mtimeSec;
+  node.mtimeNsec = entry.mtimeNsec;
+  node.xattrs = keptXattrs(entry);
+  node.sizeBytes = entry.sizeBytes;
+  node.chunks = chunks;
+  if (type === "symlink") node.target = entry.linkPath;
+  node.rdevMajor = entry.rdevMajor;
+  node.rdevMinor = entry.rdevMinor;
+  return node;
 }
 
 /** The xattrs that a file system would show: no markers, none of overlayfs, user.* on files and directories only. */

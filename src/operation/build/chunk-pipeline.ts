@@ -63,42 +63,67 @@ export class ChunkPipeline {
    * @throws EUCLEAN when the content has another length
    */
   async addFile(content: AsyncIterable<Uint8Array>, sizeBytes: number): Promise<readonly ChunkRecord[]> {
-    const chunks: ChunkRecord[] = [];
-    let left = sizeBytes;
-    let pieceLeft = left > 0 ? await this.#openPiece(left, chunks) : 0;
+    const file = new OpenFile(sizeBytes);
     for await (const part of content) {
-      let at = 0;
-      while (at < part.length) {
-        if (left === 0) throw new NydusError("EUCLEAN", `Cannot read file: it goes on after its ${sizeBytes} bytes`);
-        const take = Math.min(pieceLeft, part.length - at);
-        this.#buffer.set(part.subarray(at, at + take), this.#used);
-        this.#used += take;
-        at += take;
-        left -= take;
-        pieceLeft -= take;
-        if (pieceLeft === 0 && left > 0) pieceLeft = await this.#openPiece(left, chunks);
-      }
+      this.#take(file, part);
+      while (this.isFull) await this.settle();
     }
-    if (left > 0) throw new NydusError("EUCLEAN", `Cannot read file: ${left} of its ${sizeBytes} bytes are missing`);
-    return chunks;
+    if (file.left > 0) throw wrongLength(`${file.left} of its ${sizeBytes} bytes are missing`);
+    return file.chunks;
+  }
+
+  /** Takes one file's whole content, as {@link addFile} does, without waiting: ask {@link isFull} after it. */
+  addWhole(content: Uint8Array): readonly ChunkRecord[] {
+    const file = new OpenFile(content.length);
+    this.#take(file, content);
+    return file.chunks;
+  }
+
+  /** Whether so many batches are under way that {@link settle} is to be awaited before more content is given. */
+  get isFull(): boolean {
+    return this.#pending.length >= this.#pool.threads + EXTRA_BATCHES;
+  }
+
+  /** Waits for the oldest batch under way, and has it written. */
+  async settle(): Promise<void> {
+    const batch = this.#pending.shift();
+    if (batch === undefined) return;
+    const encoded = await batch.encoded;
+    const records = await this.#sink.append(encoded, batch.sizes);
+    for (let i = 0; i < records.length; i++) batch.owners[i]?.push(records[i] as ChunkRecord);
+    this.#spare.push(new Uint8Array(encoded.stored.buffer));
   }
 
   /** Has everything encoded and written. */
   async end(): Promise<void> {
-    await this.#dispatch();
-    while (this.#pending.length > 0) await this.#settleOldest();
+    this.#dispatch();
+    while (this.#pending.length > 0) await this.settle();
   }
 
-  /** Makes room for the next piece of a file with `left` bytes to come; returns the piece's length. */
-  async #openPiece(left: number, chunks: ChunkRecord[]): Promise<number> {
-    const size = Math.min(left, this.#options.chunkBytes);
-    if (this.#used + size > this.#batchBytes) await this.#dispatch();
+  #take(file: OpenFile, part: Uint8Array): void {
+    let at = 0;
+    while (at < part.length) {
+      if (file.left === 0) throw wrongLength(`it goes on after its ${file.sizeBytes} bytes`);
+      if (file.pieceLeft === 0) this.#openPiece(file);
+      const take = Math.min(file.pieceLeft, part.length - at);
+      this.#buffer.set(take === part.length ? part : part.subarray(at, at + take), this.#used);
+      this.#used += take;
+      at += take;
+      file.left -= take;
+      file.pieceLeft -= take;
+    }
+  }
+
+  /** Makes room for the next piece of a file. */
+  #openPiece(file: OpenFile): void {
+    const size = Math.min(file.left, this.#options.chunkBytes);
+    if (this.#used + size > this.#batchBytes) this.#dispatch();
     this.#sizes.push(size);
-    this.#owners.push(chunks);
-    return size;
+    this.#owners.push(file.chunks);
+    file.pieceLeft = size;
   }
 
-  async #dispatch(): Promise<void> {
+  #dispatch(): void {
     if (this.#sizes.length === 0) return;
     const { digester, compressor, level } = this.#options;
     const sizes = Uint32Array.from(this.#sizes);
@@ -109,16 +134,24 @@ export class ChunkPipeline {
     this.#sizes = [];
     this.#owners = [];
     this.#used = 0;
-    if (this.#pending.length >= this.#pool.threads + EXTRA_BATCHES) await this.#settleOldest();
     this.#buffer = this.#spare.pop() ?? new Uint8Array(this.#batchBytes);
   }
+}
 
-  async #settleOldest(): Promise<void> {
-    const batch = this.#pending.shift();
-    if (batch === undefined) return;
-    const encoded = await batch.encoded;
-    const records = await this.#sink.append(encoded, batch.sizes);
-    for (const [i, record] of records.entries()) batch.owners[i]?.push(record);
-    this.#spare.push(new Uint8Array(encoded.stored.buffer));
+/** A file on its way into pieces. */
+class OpenFile {
+  readonly sizeBytes: number;
+  readonly chunks: ChunkRecord[] = [];
+  /** Bytes to come, and those of them that are of the piece begun. */
+  left: number;
+  pieceLeft = 0;
+
+  constructor(sizeBytes: number) {
+    this.sizeBytes = sizeBytes;
+    this.left = sizeBytes;
   }
+}
+
+function wrongLength(found: string): NydusError {
+  return new NydusError("EUCLEAN", `Cannot read file: ${found}`);
 }

@@ -3,10 +3,12 @@ import type { Codecs } from "../../format/codec/codecs.ts";
 import { encodeBootstrap } from "../../format/rafs/writer.ts";
 import { readTar } from "../../format/tar/reader.ts";
 import { LayerTree } from "../../format/tree/build.ts";
-import type { TreeNode } from "../../format/tree/node.ts";
+import type { ChunkRecord, TreeNode } from "../../format/tree/node.ts";
 import type { CodecPool } from "../../os/codec-pool.ts";
 import { BlobWriter, type WrittenBlob } from "./blob-writer.ts";
 import { type ChunkOptions, ChunkPipeline } from "./chunk-pipeline.ts";
+
+const NO_CHUNKS: readonly ChunkRecord[] = [];
 
 /** What building a layer works with. */
 export interface LayerContext {
@@ -38,8 +40,11 @@ export async function buildLayer(
   const pipeline = new ChunkPipeline(pool, options, writer);
   const layer = new LayerTree();
   for await (const entry of readTar(tar)) {
-    const hasData = entry.type === "file" && entry.sizeBytes > 0;
-    layer.add(entry, hasData ? await pipeline.addFile(entry.content, entry.sizeBytes) : []);
+    const { content, sizeBytes } = entry;
+    const whole = sizeBytes > 0 ? content.take() : undefined;
+    if (whole !== undefined) layer.add(entry, pipeline.addWhole(whole));
+    else layer.add(entry, sizeBytes > 0 ? await pipeline.addFile(content, sizeBytes) : NO_CHUNKS);
+    while (pipeline.isFull) await pipeline.settle();
   }
   await pipeline.end();
   const { chunkBytes, compressor, digester } = options;
