@@ -151,7 +151,9 @@ export class BlobWriter {
       digest: this.#whole.peek(), // of the stored form and its tar header, as nydus-image has it for this entry
     });
     const info = encodeChunkInfoV1(this.#chunks);
-    const ci = await this.#writePart(TOC_NAMES.meta, this.#options.compressor, info);
+    const { compressor } = this.#options;
+    // nydus-snapshotter's converter, which copies this part beside the bootstrap, reads zstd and plain ones only.
+    const ci = await this.#writePart(TOC_NAMES.meta, compressor === "none" ? "none" : "zstd", info);
     const header = encodeBlobMetaHeader({
       features: FEATURES | BLOB_FEATURES.inlinedFsMeta,
       ciCompressor: ci.compressor,
