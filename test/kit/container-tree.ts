@@ -60,26 +60,20 @@ function seconds(nanoseconds: string): bigint {
   return BigInt(nanoseconds) / SECOND;
 }
 
-/** SHA-256 of every regular file that a container of an image reads, by a program that runs in it; sorted. */
-export async function digestsInside(host: ContainerdHost, image: string): Promise<string[]> {
-  const printed = await runOnce(
-    host,
-    image,
-    "find",
-    "/",
-    "-xdev",
-    "-type",
-    "f",
-    "-exec",
-    "/busybox",
-    "sha256sum",
-    "{}",
-    "+",
-  );
-  return [...printed.matchAll(/^\\?([0-9a-f]{64}) {2}/gm)].map(([, digest = ""]) => digest).sort();
+/** A command that prints the SHA-256 of every regular file that a container sees in its image. */
+export const SUM_FILES = ["find", "/", "-xdev", "-type", "f", "-exec", "/busybox", "sha256sum", "{}", "+"] as const;
+
+/** The digests of what {@link SUM_FILES} prints. */
+export function digestsOf(printed: string): string[] {
+  return [...printed.matchAll(/^\\?([0-9a-f]{64}) {2}/gm)].map(([, digest = ""]) => digest);
 }
 
-/** What {@link digestsInside} must find at least: the container has files of its own besides. */
+/** The digests of what a program in a container of an image reads. */
+export async function digestsInside(host: ContainerdHost, image: string): Promise<string[]> {
+  return digestsOf(await runOnce(host, image, ...SUM_FILES));
+}
+
+/** The files whose digests a container has not seen: the container has files of its own besides. */
 export function missingDigests(expected: readonly TreeEntry[], inside: readonly string[]): string[] {
   const left = [...inside];
   return expected.flatMap(({ path, sha256 }) => {

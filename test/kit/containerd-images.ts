@@ -39,7 +39,8 @@ export function layersOf(name: GoldenImage): ImageLayer[] {
   return manifest.layers.map(({ digest, annotations = {} }) => ({ digest, isData: DATA_ANNOTATION in annotations }));
 }
 
-function imageInLayout(name: string): string {
+/** The name of an image in the carried golden set. */
+export function imageInLayout(name: string): string {
   return `oci:${join(smallGolden(), "images")}:${name}`;
 }
 

@@ -15,6 +15,7 @@ const STOP_MS = 15_000;
 const POLL_MS = 20;
 const COMMAND_MS = 120_000;
 const RUNC_ROOT = "/run/containerd/runc"; // the shim's default, whatever containerd's state directory
+const LIST_HEADING = /^(REF|KEY|DIGEST|CONTAINER) /;
 const LOG_TAIL = 2_000;
 
 /** A command that did not do what it should, with what the servers logged last. */
@@ -125,8 +126,16 @@ export class ContainerdHost implements AsyncDisposable {
     throw new CommandError(`${what}\nsnapshotter: ${this.log("snapshotter")}\ncontainerd: ${this.log("containerd")}`);
   }
 
+  /** The lines of one of ctr's lists, its headings left out. */
+  async listed(...command: string[]): Promise<string[]> {
+    const lines = (await this.ok("ctr", ...command)).split("\n");
+    return lines.filter((line) => line.trim() !== "" && !LIST_HEADING.test(line));
+  }
+
   async #run(command: string[]): Promise<CommandResult> {
-    const options = { stdin: "ignore", stdout: "pipe", stderr: "pipe", timeout: COMMAND_MS } as const;
+    // nerdctl run hands SIGTERM on to its container.
+    const limit = { timeout: COMMAND_MS, killSignal: "SIGKILL" } as const;
+    const options = { stdin: "ignore", stdout: "pipe", stderr: "pipe", ...limit } as const;
     const child = Bun.spawn(command, { ...options, env: this.#env() });
     const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
     return { stdout, stderr, status: await child.exited };

@@ -95,13 +95,6 @@ async function addAndCommit(lab: Lab, name: GoldenImage): Promise<void> {
   await lab.host.ok("nerdctl", "rm", "-f", id);
 }
 
-/** The names of all that one of containerd's services lists. */
-async function listed(host: ContainerdHost, ...command: string[]): Promise<string[]> {
-  return (await host.ok("ctr", ...command))
-    .split("\n")
-    .filter((line) => !/^(REF|KEY|DIGEST|CONTAINER|\s*$)/.test(line));
-}
-
 describe.skipIf(missingPeers().length > 0).each(findContainerds())("nerdctl with $name", (containerd) => {
   let lab: Lab;
   beforeAll(async () => {
@@ -114,7 +107,7 @@ describe.skipIf(missingPeers().length > 0).each(findContainerds())("nerdctl with
   describe.each(GOLDEN_IMAGES)("%s", (name) => {
     test("is pulled, without its data where it is Nydus", async () => {
       await lab.pull(name);
-      const present = new Set(await listed(lab.host, "content", "ls", "-q"));
+      const present = new Set(await lab.host.listed("content", "ls", "-q"));
       const fetched = layersOf(name).map(({ digest }) => present.has(digest));
       expect(fetched).toEqual(layersOf(name).map(({ isData }) => !(IS_NYDUS[name] && isData)));
     });
@@ -176,9 +169,9 @@ describe.skipIf(missingPeers().length > 0).each(findContainerds())("nerdctl with
   test("keeps nothing when all is pruned", async () => {
     await lab.host.ok("nerdctl", "container", "prune", "-f");
     await lab.host.ok("nerdctl", "image", "prune", "-a", "-f");
-    expect(await listed(lab.host, "images", "ls", "-q")).toEqual([]);
-    expect(await listed(lab.host, "snapshots", "--snapshotter", "nydus", "ls")).toEqual([]);
-    expect(await listed(lab.host, "content", "ls", "-q")).toEqual([]);
+    expect(await lab.host.listed("images", "ls", "-q")).toEqual([]);
+    expect(await lab.host.listed("snapshots", "--snapshotter", "nydus", "ls")).toEqual([]);
+    expect(await lab.host.listed("content", "ls", "-q")).toEqual([]);
     expect(mountsBelow(lab.host.dir)).toEqual([]);
   });
 });
