@@ -35,6 +35,21 @@ export function setSafe64(view: DataView, at: number, value: number): void {
 
 const TWO_32 = 2 ** 32;
 
+/**
+ * A little-endian u64 as a number, inexact above 2^53-1. A small one stays a small integer: the engine keeps a product
+ * with 2^32 as a double even when it is 7, and reading memory at an offset made of doubles takes ten times as long.
+ */
+export function readU64(view: DataView, at: number): number {
+  const high = view.getUint32(at + 4, true);
+  const low = view.getUint32(at, true);
+  return high === 0 ? low : high * TWO_32 + low;
+}
+
+/** 2 to the power of `exponent`, as a small integer where it is one: see {@link readU64}. */
+export function powerOfTwo(exponent: number): number {
+  return exponent < 31 ? 1 << exponent : 2 ** exponent;
+}
+
 /** Joins pieces into one array of bytes; one piece is returned as it is, not copied. */
 export function concatBytes(pieces: readonly Uint8Array[]): Uint8Array {
   if (pieces.length === 1 && pieces[0] !== undefined) return pieces[0];

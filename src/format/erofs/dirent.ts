@@ -1,4 +1,4 @@
-import { compareBytes } from "../../base/bytes.ts";
+import { readU64 } from "../../base/bytes.ts";
 import { NydusError } from "../../base/errors.ts";
 import { struct, u8, u16, u64n } from "../../base/struct.ts";
 import type { NodeType } from "../tree/node.ts";
@@ -15,7 +15,6 @@ export const Dirent = struct("erofs_dirent", 12, {
 export const NAME_LIMIT_BYTES = 255;
 
 const DIRENT_BYTES = Dirent.sizeBytes;
-const TWO_32 = 2 ** 32;
 
 /** `file_type` by node type. @see erofs_fs.h EROFS_FT_* */
 export const FILE_TYPES = {
@@ -59,7 +58,7 @@ export function direntCount(block: DirentBlock): number {
 /** Nid that entry `i` names. @throws EUCLEAN above 2^53-1 */
 export function direntNid(block: DirentBlock, i: number): number {
   const at = block.start + i * DIRENT_BYTES + Dirent.at.nid;
-  const nid = block.view.getUint32(at + 4, true) * TWO_32 + block.view.getUint32(at, true);
+  const nid = readU64(block.view, at);
   if (!Number.isSafeInteger(nid)) throw direntError(block, i, `nid ${nid} is above 2^53-1`);
   return nid;
 }
@@ -80,11 +79,32 @@ function nameStart(block: DirentBlock, i: number): number {
  */
 export function direntName(block: DirentBlock, i: number, count: number): Uint8Array {
   const start = nameStart(block, i);
+  return block.bytes.subarray(start, checkedNameEnd(block, i, count));
+}
+
+/**
+ * Orders `name` and the name of entry `i` of `count` as memcmp does, without a view of the latter.
+ * @throws as {@link direntName}
+ */
+export function compareToDirent(name: Uint8Array, block: DirentBlock, i: number, count: number): number {
+  const { bytes } = block;
+  const start = nameStart(block, i);
+  const length = checkedNameEnd(block, i, count) - start;
+  const common = Math.min(name.length, length);
+  for (let at = 0; at < common; at++) {
+    const difference = (name[at] as number) - (bytes[start + at] as number);
+    if (difference !== 0) return difference;
+  }
+  return name.length - length;
+}
+
+function checkedNameEnd(block: DirentBlock, i: number, count: number): number {
+  const start = nameStart(block, i);
   const end = nameEnd(block, i, count);
   if (start >= end || end > block.end || end - start > NAME_LIMIT_BYTES) {
     throw direntError(block, i, `name from ${start - block.start} to ${end - block.start}`);
   }
-  return block.bytes.subarray(start, end);
+  return end;
 }
 
 /** Names end where the next begins; the last one of a block at a NUL or at the end. */
@@ -104,7 +124,7 @@ export function findDirent(block: DirentBlock, name: Uint8Array): number {
   let high = count;
   while (low < high) {
     const middle = (low + high) >>> 1;
-    const order = compareBytes(name, direntName(block, middle, count));
+    const order = compareToDirent(name, block, middle, count);
     if (order === 0) return middle;
     if (order < 0) high = middle;
     else low = middle + 1;

@@ -1,4 +1,4 @@
-import { alignUp } from "../../base/bytes.ts";
+import { alignUp, BLOCK_BYTES, powerOfTwo } from "../../base/bytes.ts";
 import { NydusError } from "../../base/errors.ts";
 import {
   CHUNK_FORMAT_BLKBITS_MASK,
@@ -11,7 +11,6 @@ import {
 import { type Inode, LAYOUT } from "./inode.ts";
 import { BLOCK_BITS } from "./superblock.ts";
 
-const BLOCK_BYTES = 2 ** BLOCK_BITS;
 const BLOCK_MAP_BYTES = 4;
 
 /** A run of a file's bytes and where they are. All numbers are bytes. */
@@ -37,7 +36,7 @@ export interface ExtentArea {
 
 /** Bytes of one chunk of a chunk-based inode. */
 export function chunkBytesOf(inode: Inode): number {
-  return 2 ** (BLOCK_BITS + (inode.u & CHUNK_FORMAT_BLKBITS_MASK));
+  return powerOfTwo(BLOCK_BITS + (inode.u & CHUNK_FORMAT_BLKBITS_MASK));
 }
 
 /** Byte offset of the first chunk index of a chunk-based inode. */
@@ -53,18 +52,40 @@ export function chunkIndexOffset(inode: Inode): number {
  */
 export function* mapExtents(area: ExtentArea, inode: Inode, offset: number, length: number): Generator<Extent> {
   const end = Math.min(offset + length, inode.sizeBytes);
-  let pending: Extent | undefined;
-  for (const extent of rawExtents(area, inode, offset, end)) {
-    const joined: Extent | undefined = pending === undefined ? extent : join(pending, extent);
-    if (joined === undefined && pending !== undefined) yield pending;
-    pending = joined ?? extent;
+  for (let at = offset; at < end; ) {
+    const extent = joinedExtent(area, inode, at, end);
+    yield extent;
+    at += extent.length;
   }
-  if (pending !== undefined) yield pending;
 }
 
-function rawExtents(area: ExtentArea, inode: Inode, offset: number, end: number): Generator<Extent> {
-  if (inode.layout === LAYOUT.chunkBased) return chunkExtents(area, inode, offset, end);
-  return flatExtents(area, inode, offset, end);
+/** {@link mapExtents} as an array, for short ranges: a file system asks for them very often. */
+export function listExtents(area: ExtentArea, inode: Inode, offset: number, length: number): Extent[] {
+  const end = Math.min(offset + length, inode.sizeBytes);
+  const extents: Extent[] = [];
+  for (let at = offset; at < end; ) {
+    const extent = joinedExtent(area, inode, at, end);
+    extents.push(extent);
+    at += extent.length;
+  }
+  return extents;
+}
+
+/** The extent that begins at byte `at` of a file, with what continues it. */
+function joinedExtent(area: ExtentArea, inode: Inode, at: number, end: number): Extent {
+  let extent = extentAt(area, inode, at, end);
+  for (let next = at + extent.length; next < end; ) {
+    const follower = extentAt(area, inode, next, end);
+    const joined = join(extent, follower);
+    if (joined === undefined) break;
+    extent = joined;
+    next += follower.length;
+  }
+  return extent;
+}
+
+function extentAt(area: ExtentArea, inode: Inode, at: number, end: number): Extent {
+  return inode.layout === LAYOUT.chunkBased ? chunkExtent(area, inode, at, end) : flatExtent(area, inode, at, end);
 }
 
 function join(a: Extent, b: Extent): Extent | undefined {
@@ -75,22 +96,19 @@ function join(a: Extent, b: Extent): Extent | undefined {
   return a.device === b.device && a.deviceOffset + a.length === b.deviceOffset ? { ...a, length } : undefined;
 }
 
-function* flatExtents(area: ExtentArea, inode: Inode, offset: number, end: number): Generator<Extent> {
+function flatExtent(area: ExtentArea, inode: Inode, at: number, end: number): Extent {
   const tail = inode.layout === LAYOUT.flatInline ? inode.sizeBytes % BLOCK_BYTES : 0;
   const blocksEnd = inode.sizeBytes - tail;
-  if (offset < Math.min(end, blocksEnd)) {
-    const run = { fileOffset: offset, length: Math.min(end, blocksEnd) - offset };
-    yield locate(area, inode, { device: 0, address: inode.u * BLOCK_BYTES + offset, ...run });
+  if (at < blocksEnd) {
+    const length = Math.min(end, blocksEnd) - at;
+    return locate(area, inode, { device: 0, address: inode.u * BLOCK_BYTES + at, fileOffset: at, length });
   }
-  const from = Math.max(offset, blocksEnd);
-  if (tail > 0 && from < end) {
-    yield {
-      kind: "meta",
-      offset: inlineOffset(area, inode, tail) + from - blocksEnd,
-      fileOffset: from,
-      length: end - from,
-    };
-  }
+  return {
+    kind: "meta",
+    offset: inlineOffset(area, inode, tail) + at - blocksEnd,
+    fileOffset: at,
+    length: end - at,
+  };
 }
 
 /** Where the tail of a flat-inline inode begins; it must not leave its block. */
@@ -102,22 +120,22 @@ function inlineOffset(area: ExtentArea, inode: Inode, tail: number): number {
   return start;
 }
 
-function* chunkExtents(area: ExtentArea, inode: Inode, offset: number, end: number): Generator<Extent> {
+function chunkExtent(area: ExtentArea, inode: Inode, at: number, end: number): Extent {
   const format = inode.u & 0xffff;
   if ((format & ~(CHUNK_FORMAT_BLKBITS_MASK | CHUNK_FORMAT_INDEXES)) !== 0) {
     throw new NydusError("ENOTSUP", `Cannot map file: chunk format 0x${format.toString(16)}`, { offset: inode.offset });
   }
   const chunkBytes = chunkBytesOf(inode);
-  const mask = deviceIdMask(area.devices.length);
-  let at = offset;
-  while (at < end) {
-    const within = at % chunkBytes;
-    const run = { fileOffset: at, length: Math.min(end - at, chunkBytes - within) };
-    const { device, blkaddr } = chunkAddress(area, inode, (at - within) / chunkBytes);
-    if (blkaddr === NULL_BLKADDR) yield { kind: "hole", ...run };
-    else yield locate(area, inode, { device: device & mask, address: blkaddr * BLOCK_BYTES + within, ...run });
-    at += run.length;
-  }
+  const within = at % chunkBytes;
+  const length = Math.min(end - at, chunkBytes - within);
+  const { device, blkaddr } = chunkAddress(area, inode, (at - within) / chunkBytes);
+  if (blkaddr === NULL_BLKADDR) return { kind: "hole", fileOffset: at, length };
+  return locate(area, inode, {
+    device: device & deviceIdMask(area.devices.length),
+    address: blkaddr * BLOCK_BYTES + within,
+    fileOffset: at,
+    length,
+  });
 }
 
 function chunkAddress(area: ExtentArea, inode: Inode, chunk: number): { device: number; blkaddr: number } {

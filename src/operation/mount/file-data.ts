@@ -46,8 +46,8 @@ export class FileData {
    * @throws EUCLEAN damaged bootstrap; EIO the data file fails or is too short
    */
   readReady(request: ReadRequest, target: Uint8Array, at: number): number | undefined {
-    const extents = [...this.#fs.planRead(request.nodeid, request.offset, request.sizeBytes)];
-    if (!extents.every((extent) => extent.kind !== "device" || this.#isReady(extent))) return undefined;
+    const extents = this.#fs.planRead(request.nodeid, request.offset, request.sizeBytes);
+    for (const extent of extents) if (extent.kind === "device" && !this.#isReady(extent)) return undefined;
     let next = at;
     for (const extent of extents) {
       this.#copy(extent, target, next);
@@ -58,7 +58,7 @@ export class FileData {
 
   /** What must be ready before {@link readReady} can serve the request, in file order. */
   rangesOf(request: ReadRequest): DeviceRange[] {
-    return [...this.#fs.planRead(request.nodeid, request.offset, request.sizeBytes)].flatMap((extent) =>
+    return this.#fs.planRead(request.nodeid, request.offset, request.sizeBytes).flatMap((extent) =>
       extent.kind === "device" && !this.#isReady(extent)
         ? [
             {
@@ -79,7 +79,7 @@ export class FileData {
     if (extent.kind === "hole") target.fill(0, at, at + extent.length);
     else if (extent.kind === "meta") {
       target.set(this.#fs.bytes.subarray(extent.offset, extent.offset + extent.length), at);
-    } else readExactly(this.#device(extent.device).fd, extent, target.subarray(at, at + extent.length));
+    } else readExactly(this.#device(extent.device).fd, extent, target, at);
   }
 
   #device(slot: number): DeviceData {
@@ -89,20 +89,22 @@ export class FileData {
   }
 }
 
-function readExactly(fd: number, extent: DeviceExtent, target: Uint8Array): void {
-  const place = { offset: extent.deviceOffset, length: extent.length };
-  let done = 0;
-  while (done < target.length) {
-    const count = readSome(fd, target.subarray(done), extent.deviceOffset + done);
-    if (count === 0) throw new NydusError("EIO", `Cannot read cached data: the file ends after ${done} bytes`, place);
+/** Reads an extent into `target` from `at` on. */
+function readExactly(fd: number, { deviceOffset, length }: DeviceExtent, target: Uint8Array, at: number): void {
+  for (let done = 0; done < length; ) {
+    const count = readSome(fd, target, { at: at + done, length: length - done, position: deviceOffset + done });
+    if (count === 0) {
+      const place = { offset: deviceOffset, length };
+      throw new NydusError("EIO", `Cannot read cached data: the file ends after ${done} bytes`, place);
+    }
     done += count;
   }
 }
 
-function readSome(fd: number, target: Uint8Array, position: number): number {
+function readSome(fd: number, target: Uint8Array, range: { at: number; length: number; position: number }): number {
   try {
-    return readSync(fd, target, 0, target.length, position);
+    return readSync(fd, target, range.at, range.length, range.position);
   } catch (error) {
-    throw asNydusError(error, { offset: position });
+    throw asNydusError(error, { offset: range.position });
   }
 }

@@ -1,4 +1,4 @@
-import { BLOCK_BYTES, viewOf } from "../../base/bytes.ts";
+import { BLOCK_BYTES, readU64, setSafe64, viewOf } from "../../base/bytes.ts";
 import { NydusError } from "../../base/errors.ts";
 import type { Inode } from "../../format/erofs/inode.ts";
 import {
@@ -21,7 +21,8 @@ import {
   ReadIn,
   StatfsOut,
 } from "../../format/fuse/abi.ts";
-import { type FuseHandler, handlerOf } from "../../format/fuse/opcode.ts";
+import { FUSE_OPCODES, type FuseHandler, handlerOf } from "../../format/fuse/opcode.ts";
+import type { ReadRequest } from "./file-data.ts";
 import { type ImageFs, rdevOf, stModeOf } from "./image-fs.ts";
 
 /** Longest READ that is negotiated, bytes. */
@@ -38,7 +39,6 @@ const MAX_BACKGROUND = 64;
 const CONGESTION_THRESHOLD = 48;
 const MAX_WRITE_BYTES = 4096;
 const SECTOR_BYTES = 512;
-const TWO_32 = 2 ** 32;
 
 const WANTED_FLAGS =
   InitFlag.ASYNC_READ |
@@ -69,11 +69,8 @@ const DIRENT_TYPES = {
 } as const;
 
 /** A READ whose bytes are not all there yet. */
-export interface PendingRead {
+export interface PendingRead extends ReadRequest {
   readonly unique: bigint;
-  readonly nodeid: number;
-  readonly offset: number;
-  readonly sizeBytes: number;
 }
 
 /** What a server asks of its surroundings. */
@@ -83,7 +80,7 @@ export interface FuseServerOptions {
    * Reads file data that is ready.
    * @returns bytes written to `target` from `at` on, or undefined when some of the data is missing
    */
-  readonly readReady: (request: PendingRead, target: Uint8Array, at: number) => number | undefined;
+  readonly readReady: (request: ReadRequest, target: Uint8Array, at: number) => number | undefined;
   /** Takes over a READ whose data is missing; the reply goes another way. */
   readonly onMissing: (request: PendingRead) => void;
   /** A request that failed for a reason worth a line in the log. */
@@ -108,10 +105,11 @@ export class FuseServer {
   readonly #fs: ImageFs;
   readonly #options: FuseServerOptions;
   #request: Uint8Array = new Uint8Array(0);
+  #requestEnd = 0;
   #in: DataView = viewOf(this.#request);
   #nodeid = 0;
 
-  readonly #handlers: Readonly<Record<FuseHandler, () => number>> = {
+  readonly #answers: Readonly<Record<FuseHandler, () => number>> = {
     init: () => this.#init(),
     lookup: () => this.#lookup(),
     getattr: () => this.#getattr(),
@@ -127,6 +125,8 @@ export class FuseServer {
     readonly: () => -Errno.EROFS,
     unsupported: () => -Errno.ENOSYS,
   };
+  /** By opcode. */
+  readonly #handlers: readonly (() => number)[] = HANDLERS.map((handler) => this.#answers[handler]);
 
   constructor(options: FuseServerOptions) {
     this.#options = options;
@@ -137,25 +137,33 @@ export class FuseServer {
 
   /**
    * Handles one request.
-   * @param request exactly the bytes that were read
+   * @param request begins with the bytes that were read; best the same array for every request
    * @returns bytes of {@link reply} to send; 0 when there is nothing to send
    */
-  handle(request: Uint8Array): number {
-    if (request.length < InHeader.sizeBytes) return 0;
+  handle(request: Uint8Array, sizeBytes = request.length): number {
+    if (sizeBytes < InHeader.sizeBytes) return 0;
+    if (this.#request !== request) this.#in = viewOf(request);
     this.#request = request;
-    this.#in = viewOf(request);
+    this.#requestEnd = sizeBytes;
     this.#nodeid = this.#u64(InHeader.at.nodeid);
-    const result = this.#run(handlerOf(this.#in.getUint32(InHeader.at.opcode, true)));
+    const result = this.#run(this.#in.getUint32(InHeader.at.opcode, true));
     if (result === NO_REPLY) return 0;
-    return encodeReplyHeader(this.#out, this.#in.getBigUint64(InHeader.at.unique, true), result);
+    const length = OutHeader.sizeBytes + Math.max(0, result);
+    const out = this.#out;
+    out.setUint32(OutHeader.at.len, length, true);
+    out.setInt32(OutHeader.at.error, Math.min(0, result), true);
+    // by halves: a bigint would be made for each request
+    out.setUint32(OutHeader.at.unique, this.#in.getUint32(InHeader.at.unique, true), true);
+    out.setUint32(OutHeader.at.unique + 4, this.#in.getUint32(InHeader.at.unique + 4, true), true);
+    return length;
   }
 
-  #run(handler: FuseHandler): number {
+  #run(opcode: number): number {
     try {
-      return this.#handlers[handler]();
+      return (this.#handlers[opcode] ?? this.#answers.unsupported)();
     } catch (error) {
       this.#options.onError(error);
-      return handler === "silent" ? NO_REPLY : -readerErrno(error);
+      return handlerOf(opcode) === "silent" ? NO_REPLY : -readerErrno(error);
     }
   }
 
@@ -198,15 +206,14 @@ export class FuseServer {
   }
 
   #read(): number {
-    const request: PendingRead = {
-      unique: this.#in.getBigUint64(InHeader.at.unique, true),
+    const request: ReadRequest = {
       nodeid: this.#nodeid,
       offset: this.#u64(InHeader.sizeBytes + ReadIn.at.offset),
       sizeBytes: Math.min(MAX_READ_BYTES, this.#in.getUint32(InHeader.sizeBytes + ReadIn.at.size, true)),
     };
     const length = this.#options.readReady(request, this.reply, OutHeader.sizeBytes);
     if (length !== undefined) return length;
-    this.#options.onMissing(request);
+    this.#options.onMissing({ ...request, unique: this.#in.getBigUint64(InHeader.at.unique, true) });
     return NO_REPLY;
   }
 
@@ -287,10 +294,12 @@ export class FuseServer {
     this.#setU64(at + Attr.at.size, inode.sizeBytes);
     this.#setU64(at + Attr.at.blocks, Math.ceil(inode.sizeBytes / BLOCK_BYTES) * (BLOCK_BYTES / SECTOR_BYTES));
     // EROFS keeps one time; its driver shows that one three times.
-    for (const field of [Attr.at.atime, Attr.at.mtime, Attr.at.ctime]) this.#setU64(at + field, inode.mtimeSec);
-    for (const field of [Attr.at.atimensec, Attr.at.mtimensec, Attr.at.ctimensec]) {
-      out.setUint32(at + field, inode.mtimeNsec, true);
-    }
+    this.#setU64(at + Attr.at.atime, inode.mtimeSec);
+    this.#setU64(at + Attr.at.mtime, inode.mtimeSec);
+    this.#setU64(at + Attr.at.ctime, inode.mtimeSec);
+    out.setUint32(at + Attr.at.atimensec, inode.mtimeNsec, true);
+    out.setUint32(at + Attr.at.mtimensec, inode.mtimeNsec, true);
+    out.setUint32(at + Attr.at.ctimensec, inode.mtimeNsec, true);
     out.setUint32(at + Attr.at.mode, stModeOf(inode), true);
     out.setUint32(at + Attr.at.nlink, inode.nlink, true);
     out.setUint32(at + Attr.at.uid, inode.uid, true);
@@ -307,17 +316,15 @@ export class FuseServer {
   /** The NUL-terminated name at `at` of the request. */
   #name(at: number): Uint8Array {
     const nul = this.#request.indexOf(0, at);
-    return this.#request.subarray(at, nul < 0 ? this.#request.length : nul);
+    return this.#request.subarray(at, nul < 0 || nul > this.#requestEnd ? this.#requestEnd : nul);
   }
 
   #u64(at: number): number {
-    return this.#in.getUint32(at + 4, true) * TWO_32 + this.#in.getUint32(at, true);
+    return readU64(this.#in, at);
   }
 
-  /** @param value safe number; a negative one in two's complement */
   #setU64(at: number, value: number): void {
-    this.#out.setUint32(at, value >>> 0, true);
-    this.#out.setInt32(at + 4, Math.floor(value / TWO_32), true);
+    setSafe64(this.#out, at, value);
   }
 }
 
@@ -333,6 +340,12 @@ export function encodeReplyHeader(reply: DataView, unique: bigint, result: numbe
   reply.setBigUint64(OutHeader.at.unique, unique, true);
   return length;
 }
+
+/** Handlers by opcode. */
+const HANDLERS: readonly FuseHandler[] = Array.from(
+  { length: Math.max(...Object.values(FUSE_OPCODES).map(({ code }) => code)) + 1 },
+  (_, opcode) => handlerOf(opcode),
+);
 
 function isDots(name: Uint8Array): boolean {
   return name[0] === 0x2e && (name.length === 1 || (name.length === 2 && name[1] === 0x2e));

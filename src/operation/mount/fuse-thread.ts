@@ -6,7 +6,7 @@ import { readFuseRequest, writeFuseReply } from "../../os/fuse-device.ts";
 import { collectYoung, releaseMemory } from "../../os/memory.ts";
 import { type SharedMapping, viewMapping } from "../../os/mmap.ts";
 import { serveThread } from "../../os/thread.ts";
-import { type DeviceData, FileData } from "./file-data.ts";
+import { type DeviceData, FileData, type ReadRequest } from "./file-data.ts";
 import { FuseServer, type PendingRead, REPLY_BYTES, REQUEST_BYTES } from "./fuse-server.ts";
 import { ImageFs } from "./image-fs.ts";
 import { type CounterMemory, Counters } from "./session-counters.ts";
@@ -140,7 +140,7 @@ class FuseThreadLoop {
       const length = readFuseRequest(mount.fd, this.#request);
       if (length < 0) this.#remove(id, mount);
       if (length <= 0) return;
-      const replyBytes = mount.server.handle(this.#request.subarray(0, length));
+      const replyBytes = mount.server.handle(this.#request, length);
       mount.counters.add("requests", 1);
       if (++this.#served % REQUESTS_PER_COLLECTION === 0) collectYoung();
       if (replyBytes > 0) writeFuseReply(mount.fd, this.#reply, replyBytes);
@@ -170,7 +170,7 @@ class FuseThreadLoop {
 function readTimed(
   files: FileData,
   counters: Counters,
-  { read, target, at }: { read: PendingRead; target: Uint8Array; at: number },
+  { read, target, at }: { read: ReadRequest; target: Uint8Array; at: number },
 ): number | undefined {
   const start = performance.now();
   const length = files.readReady(read, target, at);

@@ -79,8 +79,8 @@ export class ImageFs {
   }
 
   /** Where a range of a file lies, clipped to the file; the `meta` parts are in {@link bytes}. */
-  planRead(nodeid: number, offset: number, sizeBytes: number): Iterable<Extent> {
-    return this.#reader.extents(this.nidOf(nodeid), offset, sizeBytes);
+  planRead(nodeid: number, offset: number, sizeBytes: number): Extent[] {
+    return this.#reader.listExtents(this.nidOf(nodeid), offset, sizeBytes);
   }
 
   /** The bootstrap. */

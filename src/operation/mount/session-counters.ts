@@ -5,6 +5,8 @@ const FIELDS = ["requests", "errors", "readyReads", "waitingReads", "readBytes",
 /** What can be counted. */
 export type CounterField = (typeof FIELDS)[number];
 
+const COLUMNS = Object.fromEntries(FIELDS.map((field, column) => [field, column])) as Record<CounterField, number>;
+
 /** Counters of a mount in shared memory: each thread has a row of its own, so that no two write the same number. */
 export type CounterMemory = Float64Array<SharedArrayBuffer>;
 
@@ -22,7 +24,7 @@ export class Counters {
   }
 
   add(field: CounterField, value: number): void {
-    const at = FIELDS.indexOf(field);
+    const at = COLUMNS[field];
     this.#row[at] = (this.#row[at] as number) + value;
   }
 }
