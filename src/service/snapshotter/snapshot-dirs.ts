@@ -168,9 +168,11 @@ export class SnapshotDirs {
   /**
    * Deletes what has been retired. Mounts are never entered.
    * @param failed is told what stays
+   * @param signal ends it behind the directory that it is at
    */
-  async deleteRetired(failed: (error: NydusError) => void): Promise<void> {
+  async deleteRetired(failed: (error: NydusError) => void, signal: AbortSignal): Promise<void> {
     for (const name of readdirSync(this.#removed)) {
+      if (signal.aborted) return;
       const path = join(this.#removed, name);
       try {
         if (hasMountsBelow(path)) throw new NydusError("EBUSY", "Cannot delete snapshot: something is mounted in it");

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { asNydusError, formatError, NydusError } from "../../base/errors.ts";
 import { parseFilters } from "../../format/containerd/filter.ts";
 import { rootIdOf } from "../../format/containerd/id-mapping.ts";
@@ -14,6 +15,9 @@ import { type MountedImage, NydusImages } from "./nydus-images.ts";
 import { bindMount, stackMounts } from "./overlay-mounts.ts";
 import { NO_USAGE, type Snapshot, type Usage } from "./snapshot.ts";
 import { type Owner, SnapshotDirs } from "./snapshot-dirs.ts";
+
+/** How long a deletion under way holds up the end. */
+const DELETE_GRACE_MS = 2_000;
 
 /** What a {@link Snapshotter} is made of. */
 export interface SnapshotterOptions {
@@ -241,7 +245,7 @@ export class Snapshotter implements AsyncDisposable {
   #deleteSoon(): Promise<void> {
     const report = (error: NydusError): void => this.#options.log(formatError(error));
     this.#deleting = this.#deleting
-      .then(() => this.#dirs.deleteRetired(report))
+      .then(() => this.#dirs.deleteRetired(report, this.#closing.signal))
       .catch((error) => report(asNydusError(error)));
     return this.#deleting;
   }
@@ -251,7 +255,9 @@ export class Snapshotter implements AsyncDisposable {
     if (this.#closing.signal.aborted) return;
     this.#closing.abort(new NydusError("ECANCELED", "The snapshotter ends"));
     await this.#keys.idle();
-    await Promise.all([this.#remounting, this.#deleting]);
+    await this.#remounting;
+    // A large directory is left to the next start.
+    await Promise.race([this.#deleting, sleep(DELETE_GRACE_MS, undefined, { ref: false })]);
     await this.#images[Symbol.asyncDispose]();
     this.#metastore[Symbol.dispose]();
   }
