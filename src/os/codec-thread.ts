@@ -1,5 +1,6 @@
 import type { MessagePort } from "node:worker_threads";
 import type { Codecs } from "../format/codec/codecs.ts";
+import type { CompiledCore } from "../format/codec/kernels.ts";
 import type { DecodeFailure, DecodeJob, EncodedPieces, EncodeJob, FillJob } from "./codec-pool.ts";
 import { loadCodecs } from "./codecs.ts";
 import { decodeFailure, decodeUnit } from "./decode-unit.ts";
@@ -15,6 +16,12 @@ export const codecThreadUrl = import.meta.url;
 
 /** After so long without a job a thread gives memory back. */
 const REST_MS = 1_000;
+
+/** The first message to a thread: the core compiled, where that went well. */
+export interface CodecStart {
+  readonly kind: "start";
+  readonly compiled: CompiledCore | undefined;
+}
 
 /** What the pool asks of a thread. */
 export type CodecRequest =
@@ -85,9 +92,10 @@ function buffersOf(result: CodecResult): ArrayBuffer[] {
 }
 
 function serve(_data: unknown, port: MessagePort): void {
-  const loading = loadCodecs();
+  const { promise: loading, resolve: load } = Promise.withResolvers<Codecs>();
   let rest: ReturnType<typeof setTimeout> | undefined;
-  port.on("message", (request: CodecRequest) => {
+  port.on("message", (request: CodecStart | CodecRequest) => {
+    if (request.kind === "start") return load(loadCodecs({ compiled: request.compiled }));
     clearTimeout(rest);
     rest = setTimeout(releaseMemory, REST_MS);
     void loading

@@ -1,5 +1,6 @@
 import { availableParallelism } from "node:os";
 import { NydusError } from "../base/errors.ts";
+import { type CompiledCore, compileCore } from "../format/codec/kernels.ts";
 import type {
   CodecPool,
   DecodeFailure,
@@ -9,7 +10,14 @@ import type {
   FillJob,
   FillUrgency,
 } from "./codec-pool.ts";
-import { CODEC_ROLE, type CodecReply, type CodecRequest, type CodecResult, codecThreadUrl } from "./codec-thread.ts";
+import {
+  CODEC_ROLE,
+  type CodecReply,
+  type CodecRequest,
+  type CodecResult,
+  type CodecStart,
+  codecThreadUrl,
+} from "./codec-thread.ts";
 import { spawnThread, type Thread } from "./thread.ts";
 
 interface Call {
@@ -22,7 +30,7 @@ class PoolThread {
   readonly #thread: Thread;
   readonly calls = new Map<number, Call>();
 
-  constructor(onDeath: (thread: PoolThread, error: NydusError) => void) {
+  constructor(core: Promise<CompiledCore | undefined>, onDeath: (thread: PoolThread, error: NydusError) => void) {
     this.#thread = spawnThread(codecThreadUrl, CODEC_ROLE, null);
     this.#thread.worker.on("message", (reply: CodecReply) => this.#settle(reply));
     this.#thread.worker.on("error", (error: Error) =>
@@ -30,6 +38,8 @@ class PoolThread {
     );
     this.#thread.worker.on("exit", () => onDeath(this, new NydusError("EFAULT", "Codec thread ended too early")));
     this.#thread.worker.unref();
+    // A thread that gets no core loads it by itself, and says what is wrong with it.
+    void core.then((compiled) => this.#thread.post({ kind: "start", compiled } satisfies CodecStart));
   }
 
   post(request: CodecRequest): void {
@@ -65,6 +75,7 @@ class ThreadedCodecPool implements CodecPool {
   #filling = 0;
   readonly #waiting: { readonly urgency: FillUrgency; readonly start: () => void }[] = [];
   #nextId = 0;
+  #core: Promise<CompiledCore | undefined> | undefined;
   #closed = false;
 
   constructor(threads: number) {
@@ -121,9 +132,19 @@ class ThreadedCodecPool implements CodecPool {
       undefined,
     );
     if (idlest !== undefined && (idlest.calls.size === 0 || this.#started.length >= this.threads)) return idlest;
-    const thread = new PoolThread((dead, error) => this.#bury(dead, error));
+    return this.#startThread();
+  }
+
+  #startThread(): PoolThread {
+    this.#core ??= compileCore().catch(() => undefined);
+    const thread = new PoolThread(this.#core, (dead, error) => this.#bury(dead, error));
     this.#started.push(thread);
     return thread;
+  }
+
+  /** Starts every thread now, so that they are there when there is work. */
+  startAll(): void {
+    while (this.#started.length < this.threads) this.#startThread();
   }
 
   #bury(dead: PoolThread, error: NydusError): void {
@@ -141,7 +162,17 @@ class ThreadedCodecPool implements CodecPool {
   }
 }
 
-/** Opens a pool of codec threads. @param options.threads at most so many; by default one a core */
-export function openCodecPool(options: { readonly threads?: number } = {}): CodecPool {
-  return new ThreadedCodecPool(Math.max(1, options.threads ?? availableParallelism()));
+/** How a pool is opened. */
+export interface CodecPoolOptions {
+  /** At most so many; by default one a core. */
+  readonly threads?: number;
+  /** Whether they are started at once; else with the first work for them. */
+  readonly eager?: boolean;
+}
+
+/** Opens a pool of codec threads. */
+export function openCodecPool(options: CodecPoolOptions = {}): CodecPool {
+  const pool = new ThreadedCodecPool(Math.max(1, options.threads ?? availableParallelism()));
+  if (options.eager === true) pool.startAll();
+  return pool;
 }

@@ -1,3 +1,4 @@
+import { bytesOfKey } from "../../base/bytes.ts";
 import type { Hasher } from "../../base/digest.ts";
 import { type ErrorCode, NydusError } from "../../base/errors.ts";
 import type { Digester } from "./codecs.ts";
@@ -217,28 +218,47 @@ function codecKernels(codec: Root["codec"]) {
   };
 }
 
-/** The module that jco made of the component, instantiated. */
-async function instantiateCore(): Promise<Root> {
+/** The core, compiled: threads that share it share what the engine makes of it while it runs. */
+export type CompiledCore = WebAssembly.Module;
+
+/**
+ * Compiles the WASM core.
+ * @throws EFAULT when the built module is missing or damaged
+ */
+export async function compileCore(): Promise<CompiledCore> {
   try {
-    const [{ instantiate }, { CORE_WASM_BASE64 }] = await Promise.all([
-      import("../../../dist/core/core.js"),
-      import("../../../dist/core/core-wasm.js"),
-    ]);
-    const bytes = Uint8Array.from(atob(CORE_WASM_BASE64), (char) => char.charCodeAt(0));
-    const module = await WebAssembly.compile(bytes);
-    return instantiate(() => module, {});
+    const { CORE_WASM_BASE64 } = await import("../../../dist/core/core-wasm.js");
+    return await WebAssembly.compile(bytesOfKey(atob(CORE_WASM_BASE64)) as Uint8Array<ArrayBuffer>);
   } catch (error) {
-    const found = "dist/core is missing or damaged; bun run build:wasm makes it";
-    throw new NydusError("EFAULT", `Cannot load the WASM core: ${found}`, {}, { cause: error });
+    throw damagedCore(error);
   }
+}
+
+/** The module that jco made of the component, instantiated. */
+async function instantiateCore(compiled: CompiledCore | undefined): Promise<Root> {
+  const [core, { instantiate }] = await Promise.all([
+    compiled ?? compileCore(),
+    import("../../../dist/core/core.js").catch((error: unknown) => Promise.reject(damagedCore(error))),
+  ]);
+  try {
+    return instantiate(() => core, {});
+  } catch (error) {
+    throw damagedCore(error);
+  }
+}
+
+function damagedCore(cause: unknown): NydusError {
+  const found = "dist/core is missing or damaged; bun run build:wasm makes it";
+  return new NydusError("EFAULT", `Cannot load the WASM core: ${found}`, {}, { cause });
 }
 
 /**
  * Loads the WASM core: a new instance, of this thread, with its own memory (at most 512 MiB; it stays at its
  * high-water mark: about the largest call's input and output together).
+ * @param compiled of {@link compileCore}, from this or another thread; compiled here when left out
  * @throws EFAULT when the built module is missing or damaged
  */
-export async function loadKernels(): Promise<Kernels> {
-  const root = await instantiateCore();
+export async function loadKernels(compiled?: CompiledCore): Promise<Kernels> {
+  const root = await instantiateCore(compiled);
   return { ...hashKernels(root.hash), ...codecKernels(root.codec) };
 }

@@ -67,10 +67,10 @@ export async function convertImage(request: ConvertRequest): Promise<ConvertSumm
   const platforms = platformsOf(request);
   const { prefetchListPath: list } = request;
   const prefetchPaths = list === undefined ? undefined : await readPathList(list);
+  await using pool = openCodecPool({ eager: true }); // its threads start while the ends are opened
   const context = { root, signal, registry, containerd };
   await using source = await openImageSource(request.source, context, request.pull);
   await using target = await openTarget(request.target, context);
-  await using pool = openCodecPool();
   const codecs = await loadCodecs();
   const annotations: ExtraAnnotations = {
     ...(request.annotateSource && { sourceReference: source.name }),
