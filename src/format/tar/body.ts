@@ -7,8 +7,8 @@ const ZEROS = new Uint8Array(1 << 18);
 
 /** A file's bytes on their way. */
 export interface TarContent extends AsyncIterable<Uint8Array> {
-  /** The whole content as one view if it is at hand, so that nothing has to be waited for; it is read then. */
-  take(): Uint8Array | undefined;
+  /** Where the source can: the whole content as one view if it is at hand, so that nothing is waited for. */
+  take?(): Uint8Array | undefined;
 }
 
 /** The body of the entry under the reader: its stored bytes, its holes, its padding. */

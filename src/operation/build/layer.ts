@@ -41,7 +41,7 @@ export async function buildLayer(
   const layer = new LayerTree();
   for await (const entry of readTar(tar)) {
     const { content, sizeBytes } = entry;
-    const whole = sizeBytes > 0 ? content.take() : undefined;
+    const whole = sizeBytes > 0 ? content.take?.() : undefined;
     if (whole !== undefined) layer.add(entry, pipeline.addWhole(whole));
     else layer.add(entry, sizeBytes > 0 ? await pipeline.addFile(content, sizeBytes) : NO_CHUNKS);
     while (pipeline.isFull) await pipeline.settle();
