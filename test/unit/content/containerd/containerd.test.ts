@@ -49,9 +49,13 @@ async function collect(namespace: string): Promise<void> {
   await lab.ctrOk("-n", namespace, "leases", "rm", "--sync", "collect");
 }
 
+/** Of a blob that stays, though no image names it. */
+const labels = (): Record<string, string> => ({ "containerd.io/gc.root": "test" });
+
+/** Puts a blob that stays, though no image names it. */
 async function putBlob(namespace: string, content: Uint8Array): Promise<void> {
   using containerd = new Containerd({ address: lab.address, namespace });
-  await using sink = await ContentSink.open(containerd, { onExisting: async () => undefined });
+  await using sink = await ContentSink.open(containerd, { labels, onExisting: async () => undefined });
   await sink.write(content);
   await sink.commit(sha256(content), content.length);
 }
@@ -144,13 +148,24 @@ describe.skipIf(!canRunContainerd)("a target of containerd's", () => {
     using containerd = new Containerd({ address: lab.address, namespace });
     const bytes = sampleImage("twice").layerBytes;
     const existing: string[] = [];
-    const options = { onExisting: async (digest: string) => void existing.push(digest) };
+    const options = { labels, onExisting: async (digest: string) => void existing.push(digest) };
     await using first = await ContentSink.open(containerd, options);
     await using second = await ContentSink.open(containerd, options);
     for (const sink of [first, second]) await sink.write(bytes);
     await first.commit(sha256(bytes), bytes.length);
     await second.commit(sha256(bytes), bytes.length);
     expect(existing).toEqual([sha256(bytes)]);
+    expect((await leftovers(namespace))["ingests"]).toBe("");
+  });
+
+  test("a blob given up leaves no ingest, also where no lease would take it along", async () => {
+    const namespace = newNamespace();
+    using containerd = new Containerd({ address: lab.address, namespace });
+    {
+      await using sink = await ContentSink.open(containerd, { onExisting: async () => undefined });
+      await sink.write(new Uint8Array(100_000));
+      expect((await leftovers(namespace))["ingests"]).toStartWith("nydus-");
+    }
     expect((await leftovers(namespace))["ingests"]).toBe("");
   });
 
