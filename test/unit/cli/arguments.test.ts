@@ -109,7 +109,7 @@ describe("readGlobalFlags()", () => {
 });
 
 test("toCittyArguments() has citty take a flag that begins with no- for what it is", () => {
-  const args = { "no-unpack": { type: "boolean" } } as const satisfies ArgsDef;
+  const args: ArgsDef = { "no-unpack": { type: "boolean" } };
   expect(parseArgs(toCittyArguments(readCommandArguments(["--no-unpack"], args)), args)["no-unpack"]).toBe(true);
   expect(parseArgs(toCittyArguments(readCommandArguments([], args)), args)["no-unpack"]).not.toBe(true);
 });
