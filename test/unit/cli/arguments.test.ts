@@ -110,8 +110,10 @@ describe("readGlobalFlags()", () => {
 
 test("toCittyArguments() has citty take a flag that begins with no- for what it is", () => {
   const args: ArgsDef = { "no-unpack": { type: "boolean" } };
-  expect(parseArgs(toCittyArguments(readCommandArguments(["--no-unpack"], args)), args)["no-unpack"]).toBe(true);
-  expect(parseArgs(toCittyArguments(readCommandArguments([], args)), args)["no-unpack"]).not.toBe(true);
+  const taken = (...words: string[]): unknown =>
+    parseArgs(toCittyArguments(readCommandArguments(words, args)), args)["no-unpack"];
+  expect(taken("--no-unpack")).toBe(true);
+  expect(taken()).not.toBe(true);
 });
 
 test("toCittyArguments() leaves nothing for citty to guess", () => {
