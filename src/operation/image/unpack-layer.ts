@@ -40,6 +40,47 @@ function* layerNames(reader: ErofsReader): Generator<LayerName> {
   }
 }
 
+/** Whether a path is a link to what a lower layer has, and not only a further name of such a link. */
+function isLowerLink({ linkTo, lowerPath }: LayerName): boolean {
+  return linkTo === undefined && lowerPath !== undefined;
+}
+
+/** Links to lower files come before everything else: what replaces a lower file must not be there yet. */
+function* inTarOrder(reader: ErofsReader): Generator<LayerName> {
+  const links: LayerName[] = [];
+  for (const entry of layerNames(reader)) if (isLowerLink(entry)) links.push(entry);
+  yield* linksInOrder(links);
+  for (const entry of layerNames(reader)) if (!isLowerLink(entry)) yield entry;
+}
+
+/**
+ * A link goes before those that put something at the path that it names, or below it. Links in a circle, which no tar
+ * makes, are in any order.
+ */
+function linksInOrder(links: readonly LayerName[]): Iterable<LayerName> {
+  const byTarget = Map.groupBy(links, ({ lowerPath = new Uint8Array(0) }) => keyOfBytes(lowerPath));
+  const opened = new Set<LayerName>();
+  const ordered = new Set<LayerName>();
+  const ahead = [...links].reverse();
+  for (let link = ahead.at(-1); link !== undefined; link = ahead.at(-1)) {
+    if (opened.has(link)) {
+      ordered.add(link);
+      ahead.pop();
+      continue;
+    }
+    opened.add(link);
+    for (const path of pathAndParents(keyOfBytes(link.path))) {
+      ahead.push(...(byTarget.get(path) ?? []).filter((other) => !opened.has(other)));
+      byTarget.delete(path); // they are all on their way now
+    }
+  }
+  return ordered;
+}
+
+function* pathAndParents(path: string): Generator<string> {
+  for (let end = path.length; end > 0; end = path.lastIndexOf("/", end - 1)) yield path.slice(0, end);
+}
+
 /** Whether a path's content is in the tar behind its header. */
 function hasContent({ inode, linkTo, lowerPath }: LayerName): boolean {
   return inode.type === "file" && linkTo === undefined && lowerPath === undefined;
@@ -50,7 +91,7 @@ function* contentsOf(reader: ErofsReader): Generator<number> {
 }
 
 function* membersOf(reader: ErofsReader, queue: ContentQueue, options: UnpackOptions): Generator<TarMember> {
-  for (const entry of layerNames(reader)) {
+  for (const entry of inTarOrder(reader)) {
     if (entry.inode.type === "socket") {
       options.onSkipped?.(printablePath(entry.path), "a tar cannot hold a socket");
       continue;
@@ -73,8 +114,8 @@ function memberOf(reader: ErofsReader, entry: LayerName, queue: ContentQueue): T
 
 /** Whether a device stands for a whiteout whose name is too long for a file system (`LayerTree`). */
 function isLongWhiteout({ inode, name }: LayerName): boolean {
-  const { type, rdevMajor, rdevMinor } = inode;
-  const isWhiteout = type === "char" && rdevMajor === 0 && rdevMinor === 0;
+  const { type, mode, rdevMajor, rdevMinor } = inode;
+  const isWhiteout = type === "char" && mode === 0 && rdevMajor === 0 && rdevMinor === 0;
   return isWhiteout && name.length + WHITEOUT_PREFIX.length > NAME_BYTES;
 }
 
