@@ -54,7 +54,7 @@ export function encodePieces(codecs: Codecs, job: EncodeJob): EncodedPieces {
   let to = 0;
   for (const [i, size] of pieces.entries()) {
     const piece = data.subarray(from, from + size);
-    const packed = compressor === "none" ? piece : codecs.compress(compressor, piece, level);
+    const packed = compressor === "none" ? piece : codecs.compressToView(compressor, piece, level);
     const shrinks = packed.length < size;
     data.set(shrinks ? packed : piece, to);
     compressed[i] = shrinks ? 1 : 0;

@@ -2,15 +2,10 @@ import { createHash } from "node:crypto";
 // names differ by runtime and version: a named import of one that is missing would not load
 import * as zlib from "node:zlib";
 import type { Hasher } from "../base/digest.ts";
-import { NydusError } from "../base/errors.ts";
 import { checkGzipLevel, loadZstdWasm } from "../format/codec/compress.ts";
 import type { NativeCodecs } from "../format/codec/make-codecs.ts";
 import { gunzipStream, zstdFrameStream } from "./native-stream.ts";
-
-/** zstd's levels, `--ultra` ones too. */
-const ZSTD_LEVEL_MAX = 22;
-
-const hasZstd = typeof zlib.zstdCompressSync === "function";
+import { hasZstd, zstdCompressor } from "./zstd-compress.ts";
 
 function sha256(data: Uint8Array): Uint8Array {
   return createHash("sha256").update(data).digest();
@@ -23,14 +18,6 @@ function sha256Stream(): Hasher {
     peek: () => hash.copy().digest(),
     digest: () => hash.digest(),
   };
-}
-
-function zstdCompress(data: Uint8Array, level: number): Uint8Array {
-  if (!Number.isInteger(level) || level < 1 || level > ZSTD_LEVEL_MAX) {
-    throw new NydusError("EINVAL", `Cannot compress by zstd: level ${level}, 1 to ${ZSTD_LEVEL_MAX} wanted`);
-  }
-  if (typeof Bun !== "undefined") return Bun.zstdCompressSync(data, { level });
-  return zlib.zstdCompressSync(data, { params: { [zlib.constants.ZSTD_c_compressionLevel]: level } });
 }
 
 /** By libdeflate: its bytes do not depend on what the processor can do, those of other libraries may. */
@@ -47,7 +34,7 @@ function zstdDecompress(frame: Uint8Array, sizeBytes: number): Uint8Array {
 
 /** What this runtime can compress: the core decodes only. */
 export function nativeCompression(): NativeCodecs {
-  return { ...(hasZstd && { zstdCompress }), ...(typeof Bun !== "undefined" && { gzipCompress }) };
+  return { ...(hasZstd && { zstdCompress: zstdCompressor() }), ...(typeof Bun !== "undefined" && { gzipCompress }) };
 }
 
 /** The codecs that this runtime brings; where it has no zstd, the decoder of the package zstd-wasm if that loads. */

@@ -31,6 +31,8 @@ export interface Codecs {
   sha256(): Hasher;
   /** Compresses one chunk; `level` is zstd's or gzip's, others ignore it. */
   compress(compressor: Compressor, data: Uint8Array, level: number): Uint8Array;
+  /** As {@link compress}, but the next call of either may overwrite the result: saves a copy where it is used at once. */
+  compressToView(compressor: Compressor, data: Uint8Array, level: number): Uint8Array;
   /**
    * Decompresses one chunk.
    * @param sizeBytes what it must give, exactly

@@ -13,7 +13,7 @@ export interface NativeCodecs {
   readonly sha256Stream?: () => Hasher;
   /** One gzip member, the same bytes on every machine. @throws EINVAL a level that gzip does not have */
   readonly gzipCompress?: (data: Uint8Array, level: number) => Uint8Array;
-  /** One whole frame with its content size. @throws EINVAL a level that zstd does not have */
+  /** One whole frame with its content size: a view that the next call may overwrite. @throws EINVAL a level that zstd does not have */
   readonly zstdCompress?: (data: Uint8Array, level: number) => Uint8Array;
   /** Decompresses one whole frame that declares `sizeBytes`; may throw anything. */
   readonly zstdDecompress?: (frame: Uint8Array, sizeBytes: number) => Uint8Array;
@@ -114,6 +114,7 @@ function digestEach(kernels: Kernels, sha256: (data: Uint8Array) => Uint8Array):
  */
 export function makeCodecs(kernels: Kernels, native: NativeCodecs = {}): Codecs {
   const compress = compressors(kernels, native);
+  const isView = (compressor: Compressor): boolean => compressor === "zstd" && native.zstdCompress !== undefined;
   const decompress = decompressors(kernels, native);
   const stream = streamDecoders(kernels, native);
   const sha256 = native.sha256 ?? kernels.sha256;
@@ -127,7 +128,11 @@ export function makeCodecs(kernels: Kernels, native: NativeCodecs = {}): Codecs 
     digestChunks: (digester, data, extents, chunkBytes) => digestChunks[digester](digester, data, extents, chunkBytes),
     crc32c: (data, seed) => kernels.crc32c(data, seed),
     sha256: () => (native.sha256Stream ?? kernels.sha256Stream)(),
-    compress: (compressor, data, level) => compress[compressor](data, level),
+    compress: (compressor, data, level) => {
+      const packed = compress[compressor](data, level);
+      return isView(compressor) ? new Uint8Array(packed) : packed;
+    },
+    compressToView: (compressor, data, level) => compress[compressor](data, level),
     decompress: (compressor, data, sizeBytes) => decompress[compressor](data, sizeBytes),
     decompressStream: (format, input) => stream[format](input),
   };
