@@ -1,3 +1,5 @@
+import { mkdtempSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import type { ContainerdHost } from "./containerd.ts";
 import { BUSYBOX } from "./peers.ts";
 import { diffTrees, type TreeEntry, treeOf } from "./tree.ts";
@@ -6,6 +8,8 @@ import { diffTrees, type TreeEntry, treeOf } from "./tree.ts";
 const MADE_BY_RUNNING = new Set(["/busybox", "/proc", "/sys", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf"]);
 /** Directories whose times these change. */
 const TOUCHED_BY_RUNNING = new Set(["/", "/etc"]);
+/** In a container: what it prints. */
+export const OUTPUT_DIR = "/output";
 const SECOND = 1_000_000_000n;
 
 /** Arguments of `nerdctl run` for images without programs: no network, and {@link BUSYBOX} as /busybox. */
@@ -27,9 +31,40 @@ export async function startSleeper(host: ContainerdHost, image: string, snapshot
   );
 }
 
-/** Runs busybox in a new container of an image that is there. @returns what it prints */
+/**
+ * Runs busybox in a new container of an image that is there. What it prints goes to a file: nerdctl 2.0.4 now and then
+ * loses the end of what a container in the foreground prints, or waits for ever, with any snapshotter.
+ * @returns what it prints @throws Error it fails
+ */
 export async function runOnce(host: ContainerdHost, image: string, ...command: string[]): Promise<string> {
-  return await host.ok("nerdctl", "run", "--rm", "--pull", "never", ...RUN_ARGS, image, "/busybox", ...command);
+  const output = new OutputFile(host);
+  const flags = ["-d", "--pull", "never", ...RUN_ARGS, "-v", `${output.dir}:${OUTPUT_DIR}`];
+  const id = await host.ok("nerdctl", "run", ...flags, image, ...output.command(command));
+  const status = await host.ok("nerdctl", "wait", id);
+  await host.ok("nerdctl", "rm", id);
+  return output.read(Number(status));
+}
+
+/** Where a container is told to write what it prints. */
+export class OutputFile {
+  /** On the host; to be mounted at {@link OUTPUT_DIR}. */
+  readonly dir: string;
+
+  constructor({ dir }: ContainerdHost) {
+    this.dir = mkdtempSync(join(dir, "output-"));
+  }
+
+  /** Runs busybox with a command's arguments and its output in the file. */
+  command(args: readonly string[]): string[] {
+    const script = `exec /busybox "$@" >${OUTPUT_DIR}/stdout 2>${OUTPUT_DIR}/stderr`;
+    return ["/busybox", "sh", "-c", script, "sh", ...args];
+  }
+
+  /** What was printed, without the newline at its end. @throws Error the status is not 0 */
+  read(status: number): string {
+    if (status === 0) return readFileSync(join(this.dir, "stdout"), "utf8").trimEnd();
+    throw new Error(`a container ended with status ${status}: ${readFileSync(join(this.dir, "stderr"), "utf8")}`);
+  }
 }
 
 /** The tree of a running container as the host sees it, without what running it made. */

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { digestsOf, missingDigests, SUM_FILES } from "../kit/container-tree.ts";
+import { digestsOf, missingDigests, OUTPUT_DIR, OutputFile, SUM_FILES } from "../kit/container-tree.ts";
 import { ContainerdHost } from "../kit/containerd.ts";
 import { GOLDEN_IMAGES, type GoldenImage, goldenTree, pushGolden } from "../kit/containerd-images.ts";
 import { type DockerRegistry, startDockerRegistry } from "../kit/docker-registry.ts";
@@ -25,9 +25,14 @@ describe.skipIf(missingPeers().length > 0).each(findContainerds())("ctr with $na
 
   /** Runs busybox in a new container. @returns what it prints */
   async function runOnce(image: string, ...command: string[]): Promise<string> {
-    const busybox = `type=bind,src=${BUSYBOX},dst=/busybox,options=rbind:ro`;
-    const flags = ["--rm", "--snapshotter", "nydus", "--mount", busybox];
-    return await host.ok("ctr", "run", ...flags, image, `c${Bun.randomUUIDv7()}`, "/busybox", ...command);
+    const output = new OutputFile(host);
+    const mounts = [
+      `type=bind,src=${BUSYBOX},dst=/busybox,options=rbind:ro`,
+      `type=bind,src=${output.dir},dst=${OUTPUT_DIR},options=rbind:rw`,
+    ];
+    const flags = ["--rm", "--null-io", "--snapshotter", "nydus", ...mounts.flatMap((mount) => ["--mount", mount])];
+    const { status } = await host.ctr("run", ...flags, image, `c${Bun.randomUUIDv7()}`, ...output.command(command));
+    return output.read(status);
   }
 
   test.each(imagesOf(containerd))("pulls and runs %s, whose files have the right bytes", async (name) => {
