@@ -136,6 +136,16 @@ async function differences(
   }
 }
 
+/** What GNU tar makes of a layer, its whiteouts as files. */
+async function extracted(tar: string): Promise<TreeEntry[]> {
+  const target = join(work, "extracted");
+  mkdirSync(target);
+  await shell(`tar --numeric-owner --delay-directory-restore --xattrs --xattrs-include='*' -xpf '${tar}' -C '${target}'`);
+  const tree = await treeOf(target);
+  rmSync(target, { recursive: true });
+  return tree.map((entry) => (entry.path === "/" ? { ...entry, mtime: "", mode: "" } : entry)); // the root has no entry
+}
+
 describe.skipIf(!isBuilt)("nydus-image", () => {
   test("says its version as callers read it, and what it can do", async () => {
     expect(await ok(nydusImage("--version"))).toMatch(/^Version: \t\s*(v.*)$/m);
@@ -232,7 +242,7 @@ describe.skipIf(!isBuilt)("nydus-image", () => {
     SECONDS,
   );
 
-  test(
+  test.skipIf(!canMount)(
     "gives layers back as tars: from a blob, from a directory of blobs, and from a proxy at a socket",
     async () => {
       for (const tar of tars) {
@@ -245,10 +255,7 @@ describe.skipIf(!isBuilt)("nydus-image", () => {
           nydusImage("unpack", "--log-level", "warn", "--bootstrap", bootstrap, "--output", fifo, "--blob", blob),
         );
         await reader;
-        // The names of hard links may change places; sizes, owners and times of all else may not.
-        const list = (path: string) =>
-          shell(`tar --numeric-owner --full-time -tvf '${path}' | grep -v links/ | grep -v hard | tr -s ' ' | sort -u`);
-        expect(await list(made)).toBe(await list(tar));
+        expect(diffTrees(await extracted(tar), await extracted(made))).toEqual([]);
         const server = createServer((request, response) => {
           const bytes = readFileSync(blob);
           const [, start, end] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? "") ?? [];

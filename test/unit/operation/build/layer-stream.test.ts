@@ -92,19 +92,33 @@ describe("streamLayer() and mergeBootstraps()", () => {
     const trees = await Promise.all(layers.map((tar) => treeOf(pieces(tar))));
     expect(listing(readTree(openRafs(bootstrap)))).toEqual(listing(mergeLayers(trees)));
     expect(checkBootstrap(bootstrap).findings).toEqual([]);
+    expect(openRafs(bootstrap).blobs.some((blob) => hasFeature(blob, BLOB_FEATURES.inlinedFsMeta))).toBe(false);
   });
 });
 
+/** A layer's tar, made of its blob. */
+async function* unpack(path: string): AsyncGenerator<Uint8Array> {
+  const rafs = await openBootstrapFile(path, codecs);
+  const source = await openFileSource(path);
+  const blobs = rafs.blobs.map(({ id, index }) => ({ digest: id, chunks: rafs.chunkMap(index), source }));
+  yield* unpackLayerToTar({ rafs, blobs }, { pool });
+  await source.close();
+}
+
 describe("unpackLayerToTar()", () => {
+  test("writes a whiteout with too long a name as the whiteout that it was", async () => {
+    const name = utf8(`.wh.${"w".repeat(252)}`);
+    const { path } = await stream(await tarBytes([{ path: name, type: "file", mode: 0o644, sizeBytes: 0 }]));
+    const found: (readonly [string, Uint8Array])[] = [];
+    for await (const entry of readTar(unpack(path))) found.push([entry.type, entry.path]);
+    expect(found).toEqual([["file", name]]);
+  });
+
   test.each(SEEDS)("gives the layer back that a blob was made of, seed %i", async (seed) => {
     const { layers } = await makeLayerStack(seed);
     for (const tar of layers) {
       const { path } = await stream(tar);
-      const rafs = await openBootstrapFile(path, codecs);
-      const source = await openFileSource(path);
-      const blobs = rafs.blobs.map(({ id, index }) => ({ digest: id, chunks: rafs.chunkMap(index), source }));
-      const unpacked = await treeOf(unpackLayerToTar({ rafs, blobs }, { pool }));
-      await source.close();
+      const unpacked = await treeOf(unpack(path));
       const withoutSockets = listing(await treeOf(pieces(tar))).filter(({ type }) => type !== "socket");
       expect(listing(unpacked)).toEqual(withoutSockets);
     }
@@ -127,13 +141,15 @@ describe("a chunk dictionary", () => {
   const [one, two, three] = [noise(1), noise(2), noise(3)];
 
   test("keeps its chunks out of the blob, and its blobs in the merged table", async () => {
+    const unused = await stream(await tarBytes([file("unused", noise(9))]));
     const dictionary = await stream(await tarBytes([file("one", one), file("two", two)]));
-    const dictImage = openRafs(mergeBootstraps([await load(dictionary.path)], { prefetchPaths: [] }).bootstrap);
+    const layers = [await load(unused.path), await load(dictionary.path)];
+    const dictImage = openRafs(mergeBootstraps(layers, { prefetchPaths: [] }).bootstrap);
     const dict = new ChunkDict(dictImage, OPTIONS.options);
     const tar = await tarBytes([file("a", three), file("b", two)]);
     const [plain, layer] = [await stream(tar), await stream(tar, { ...OPTIONS, dict })];
     expect(plain.bytes.length - layer.bytes.length).toBeGreaterThan(15_000);
-    expect(layer.blobs.map(({ id }) => id)).toEqual(["x".repeat(64), dictImage.blobs[0]?.id as string]);
+    expect(layer.blobs.map(({ id }) => id)).toEqual(["x".repeat(64), dictImage.blobs[1]?.id as string]);
     const dictBlobs = new Set(dictImage.blobs.map(({ id }) => id));
     const merged = mergeBootstraps([await load(layer.path)], { prefetchPaths: [], dictBlobs });
     expect(merged.blobs.map(({ id }) => join(dir, id))).toEqual([layer.path, dictionary.path]);
