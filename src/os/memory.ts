@@ -8,14 +8,20 @@ const WATCH_MS = 2_000;
  * mapped file as memory of the thread's own, so beside a large one it would collect far too seldom.
  */
 export function collectYoung(): void {
-  if (runtime() !== "bun") return;
-  const jsc = (process.getBuiltinModule as (id: string) => unknown)("bun:jsc") as typeof import("bun:jsc");
-  jsc.edenGC();
+  jsc()?.edenGC();
 }
 
-/** Frees all that this thread has thrown away, and gives it back to the system; may take 100 ms. */
+/**
+ * Frees all that this thread has thrown away; may take 100 ms. Not by `Bun.gc(true)`, which throws compiled code away
+ * too: after each rest a thread would begin as slowly as a new one.
+ */
 export function releaseMemory(): void {
-  if (runtime() === "bun") Bun.gc(true);
+  jsc()?.fullGC();
+}
+
+function jsc(): typeof import("bun:jsc") | undefined {
+  if (runtime() !== "bun") return undefined;
+  return (process.getBuiltinModule as (id: string) => unknown)("bun:jsc") as typeof import("bun:jsc");
 }
 
 /**

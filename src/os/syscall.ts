@@ -21,6 +21,8 @@ export interface Libc {
   mapFile(fd: number, lengthBytes: number): { readonly errno: number; readonly mapping?: Mapping };
   /** The bytes of a mapping that another thread of this process has made, and keeps. */
   viewMapping(address: number, lengthBytes: number): Uint8Array;
+  /** posix_fadvise(2) with POSIX_FADV_WILLNEED: begins to read a part of a file into the page cache. */
+  adviseWillNeed(fd: number, position: number, sizeBytes: number): void;
   /** eventfd(2), counting from 0, closed on exec, not blocking. */
   eventFd(): FdResult;
   /** epoll_create1(2), closed on exec. */
@@ -84,6 +86,7 @@ const MSG_CMSG_CLOEXEC = 0x40000000;
 const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
 
+const POSIX_FADV_WILLNEED = 3;
 const PROT_READ = 1;
 const PROT_WRITE = 2;
 const MAP_PRIVATE = 2;
@@ -100,6 +103,7 @@ const FUNCTIONS = {
   close: { args: ["i32"], returns: "i32" },
   mmap: { args: ["ptr", "u64", "i32", "i32", "i32", "i64"], returns: "ptr" },
   munmap: { args: ["ptr", "u64"], returns: "i32" },
+  posix_fadvise: { args: ["i32", "i64", "i64", "i32"], returns: "i32" },
   eventfd: { args: ["u32", "i32"], returns: "i32" },
   epoll_create1: { args: ["i32"], returns: "i32" },
   epoll_ctl: { args: ["i32", "i32", "i32", "ptr"], returns: "i32" },
@@ -163,6 +167,7 @@ function loadLibc(): Libc {
       return { errno: 0, mapping: { bytes, address: Number(address), unmap } };
     },
     viewMapping: (address, lengthBytes) => new Uint8Array(ffi.toArrayBuffer(address as never, 0, lengthBytes)),
+    adviseWillNeed: (fd, position, sizeBytes) => void call.posix_fadvise(fd, position, sizeBytes, POSIX_FADV_WILLNEED),
     eventFd: () => fdOf(call.eventfd(0, O_NONBLOCK | CLOEXEC)),
     epollCreate: () => fdOf(call.epoll_create1(CLOEXEC)),
     epollControl: ({ epollFd, operation, fd, event }) => errnoOf(call.epoll_ctl(epollFd, operation, fd, event)),

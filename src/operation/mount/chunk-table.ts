@@ -70,6 +70,18 @@ export function findChunk(table: ChunkTable, deviceOffset: number): number {
   return high >= 0 && deviceOffset < chunkStart(table, high) + chunkBytes(table, high) ? high : -1;
 }
 
+/** Whether the chunk at `deviceOffset`, or the nearest one before it, is ready; false where there is none. */
+export function isReadyBefore(table: ChunkTable, ready: Uint8Array, deviceOffset: number): boolean {
+  let low = 0;
+  let high = chunkCount(table);
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (chunkStart(table, middle) <= deviceOffset) low = middle + 1;
+    else high = middle;
+  }
+  return low > 0 && (Atomics.load(ready, (low - 1) >> 3) & (1 << ((low - 1) & 7))) !== 0;
+}
+
 /**
  * Whether every chunk of a range is ready.
  * @param ready bit `i` (of byte `i >> 3`, from the lowest) belongs to chunk `i`

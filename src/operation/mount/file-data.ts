@@ -2,7 +2,9 @@ import { readSync } from "node:fs";
 import type { ByteRange } from "../../base/bytes.ts";
 import { asNydusError, NydusError } from "../../base/errors.ts";
 import type { Extent } from "../../format/erofs/extent.ts";
-import { type ChunkTable, isRangeReady } from "./chunk-table.ts";
+import { readIntoPageCache } from "../../os/page-cache.ts";
+import { type ChunkTable, isRangeReady, isReadyBefore } from "./chunk-table.ts";
+import { DiskAhead } from "./disk-ahead.ts";
 import type { ImageFs } from "./image-fs.ts";
 
 /** One device as a mount reads it, `devices[slot - 1]`; the same memory and descriptor in every thread. */
@@ -34,10 +36,12 @@ export interface ReadRequest {
 export class FileData {
   readonly #fs: ImageFs;
   readonly #devices: readonly DeviceData[];
+  readonly #ahead: readonly DiskAhead[];
 
   constructor(fs: ImageFs, devices: readonly DeviceData[]) {
     this.#fs = fs;
     this.#devices = devices;
+    this.#ahead = devices.map(() => new DiskAhead());
   }
 
   /**
@@ -79,7 +83,20 @@ export class FileData {
     if (extent.kind === "hole") target.fill(0, at, at + extent.length);
     else if (extent.kind === "meta") {
       target.set(this.#fs.bytes.subarray(extent.offset, extent.offset + extent.length), at);
-    } else readExactly(this.#device(extent.device).fd, extent, target, at);
+    } else {
+      const device = this.#device(extent.device);
+      this.#readAhead(device, extent);
+      readExactly(device.fd, extent, target, at);
+    }
+  }
+
+  /** Only where data is: reading a hole would fill the page cache with zeros. */
+  #readAhead({ fd, ready, chunks }: DeviceData, { device, deviceOffset, length }: DeviceExtent): void {
+    const ahead = this.#ahead[device - 1]?.note({ start: deviceOffset, end: deviceOffset + length });
+    if (ahead === undefined) return;
+    const { start, end } = ahead;
+    if (!isReadyBefore(chunks, ready, start) || !isReadyBefore(chunks, ready, end - 1)) return;
+    readIntoPageCache(fd, start, end - start);
   }
 
   #device(slot: number): DeviceData {

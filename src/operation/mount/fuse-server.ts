@@ -44,7 +44,6 @@ const WANTED_FLAGS =
   InitFlag.ASYNC_READ |
   InitFlag.EXPORT_SUPPORT |
   InitFlag.DO_READDIRPLUS |
-  InitFlag.READDIRPLUS_AUTO |
   InitFlag.ASYNC_DIO |
   InitFlag.NO_OPEN_SUPPORT |
   InitFlag.PARALLEL_DIROPS |

@@ -55,7 +55,7 @@ export type FuseThreadMessage =
   | { readonly kind: "closed" };
 
 /** So many requests leave so much garbage that collecting it at once is cheaper than having the heap grow. */
-const REQUESTS_PER_COLLECTION = 256;
+const REQUESTS_PER_COLLECTION = 1024;
 /** After so long without a request a thread gives memory back. */
 const REST_MS = 1_000;
 
