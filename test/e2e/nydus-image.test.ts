@@ -140,7 +140,9 @@ async function differences(
 async function extracted(tar: string): Promise<TreeEntry[]> {
   const target = join(work, "extracted");
   mkdirSync(target);
-  await shell(`tar --numeric-owner --delay-directory-restore --xattrs --xattrs-include='*' -xpf '${tar}' -C '${target}'`);
+  await shell(
+    `tar --numeric-owner --delay-directory-restore --xattrs --xattrs-include='*' -xpf '${tar}' -C '${target}'`,
+  );
   const tree = await treeOf(target);
   rmSync(target, { recursive: true });
   return tree.map((entry) => (entry.path === "/" ? { ...entry, mtime: "", mode: "" } : entry)); // the root has no entry
