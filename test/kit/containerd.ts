@@ -5,7 +5,15 @@ import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { writeContainerdConfig } from "./containerd-config.ts";
-import { fifoDirs, killProcessesOf, processesOf, removeCgroups, removeFifosSince, unmountBelow } from "./leftovers.ts";
+import {
+  fifoDirs,
+  killProcessesOf,
+  processesOf,
+  removeCgroups,
+  removeFifos,
+  unmountBelow,
+  unusedFifosSince,
+} from "./leftovers.ts";
 import { type Containerd, NERDCTL } from "./peers.ts";
 import { PROGRAM } from "./program.ts";
 import type { CommandResult } from "./shell.ts";
@@ -175,7 +183,7 @@ export class ContainerdHost implements AsyncDisposable {
     await removeCgroups(this.namespace);
     await unmountBelow(this.dir);
     for (const socket of shimSockets) rmSync(socket, { force: true });
-    removeFifosSince(this.#fifosBefore);
+    removeFifos(unusedFifosSince(this.#fifosBefore));
     rmSync(this.dir, { recursive: true, force: true });
   }
 

@@ -4,6 +4,7 @@ import { run } from "./shell.ts";
 
 const CGROUPS = "/sys/fs/cgroup";
 const FIFOS = "/run/containerd/fifo";
+const SHIM_SOCKETS = "/run/containerd/s";
 const KILL_ROUNDS = 50;
 
 /** Processes, other than this one, whose command line names a path below `dir`. */
@@ -69,15 +70,23 @@ export function fifoDirs(): string[] {
   return children(FIFOS);
 }
 
-/** Removes directories of FIFOs that are not in `before` and that no process has open. */
-export function removeFifosSince(before: readonly string[]): void {
+/** Directories of FIFOs that are not in `before` and that no process has open: others' containers have theirs open. */
+export function unusedFifosSince(before: readonly string[]): string[] {
   const fresh = fifoDirs().filter((name) => !before.includes(name));
-  if (fresh.length === 0) return;
+  if (fresh.length === 0) return [];
   const open = new Set(pids().flatMap(openPaths));
-  for (const name of fresh) {
-    const dir = join(FIFOS, name);
-    if (!children(dir).some((fifo) => open.has(join(dir, fifo)))) rmSync(dir, { recursive: true, force: true });
-  }
+  return fresh.filter((name) => !children(join(FIFOS, name)).some((fifo) => open.has(join(FIFOS, name, fifo))));
+}
+
+/** Removes directories of FIFOs. */
+export function removeFifos(names: readonly string[]): void {
+  for (const name of names) rmSync(join(FIFOS, name), { recursive: true, force: true });
+}
+
+/** Sockets of shims that nobody listens at any more. */
+export function deadShimSockets(): string[] {
+  const listening = read("/proc/net/unix");
+  return children(SHIM_SOCKETS).filter((name) => !listening.includes(join(SHIM_SOCKETS, name)));
 }
 
 function openPaths(pid: number): string[] {

@@ -1,9 +1,16 @@
 import { describe, expect, test } from "bun:test";
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { ContainerdHost } from "../kit/containerd.ts";
 import { pushGolden } from "../kit/containerd-images.ts";
 import { startDockerRegistry } from "../kit/docker-registry.ts";
-import { cgroupsNamed, fifoDirs, mountsBelow, processesOf } from "../kit/leftovers.ts";
+import {
+  cgroupsNamed,
+  deadShimSockets,
+  fifoDirs,
+  mountsBelow,
+  processesOf,
+  unusedFifosSince,
+} from "../kit/leftovers.ts";
 import { BUSYBOX, findContainerds, missingPeers } from "../kit/peers.ts";
 
 /** Everything that a host can leave on this machine. */
@@ -16,13 +23,9 @@ function leftovers({ dir, namespace }: ContainerdHost): Record<string, readonly 
   };
 }
 
-function shimSockets(): string[] {
-  return existsSync("/run/containerd/s") ? readdirSync("/run/containerd/s") : [];
-}
-
 describe.skipIf(missingPeers().length > 0)("a test's containerd", () => {
   test.each(findContainerds())("$name leaves nothing when it is closed with containers running", async (containerd) => {
-    const before = { sockets: shimSockets(), fifos: fifoDirs() };
+    const before = { sockets: deadShimSockets(), fifos: fifoDirs() };
     await using registry = await startDockerRegistry();
     const image = await pushGolden(registry.host, "oci");
     const host = await ContainerdHost.start(containerd);
@@ -38,6 +41,7 @@ describe.skipIf(missingPeers().length > 0)("a test's containerd", () => {
       await host[Symbol.asyncDispose]();
     }
     expect(leftovers(host)).toEqual({ processes: [], mounts: [], cgroups: [], directories: [] });
-    expect({ sockets: shimSockets(), fifos: fifoDirs() }).toEqual(before);
+    expect(deadShimSockets().filter((name) => !before.sockets.includes(name))).toEqual([]);
+    expect(unusedFifosSince(before.fifos)).toEqual([]);
   });
 });
