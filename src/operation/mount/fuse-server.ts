@@ -98,6 +98,8 @@ export function readerErrno(error: unknown): number {
  * A handler gives the length of the payload that it wrote behind the header, a negated errno, or NO_REPLY.
  */
 export class FuseServer {
+  /** Directory entries that were answered since who counts set it to 0: each leaves garbage as a request does. */
+  entries = 0;
   /** The reply of the last {@link handle}. */
   readonly reply: Uint8Array;
   readonly #out: DataView;
@@ -262,6 +264,7 @@ export class FuseServer {
       this.#out.setUint32(dirent + Dirent.at.type, entry.type === undefined ? 0 : DIRENT_TYPES[entry.type], true);
       this.reply.set(entry.name, dirent + Dirent.sizeBytes);
       at += length;
+      this.entries++;
     }
     return at - start;
   }

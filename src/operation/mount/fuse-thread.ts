@@ -54,8 +54,8 @@ export type FuseThreadMessage =
   | { readonly kind: "ended"; readonly id: number; readonly failed: boolean }
   | { readonly kind: "closed" };
 
-/** So many requests leave so much garbage that collecting it at once is cheaper than having the heap grow. */
-const REQUESTS_PER_COLLECTION = 1024;
+/** So many requests and entries leave so much garbage that collecting it is cheaper than having the heap grow. */
+const ITEMS_PER_COLLECTION = 1024;
 /** After so long without a request a thread gives memory back. */
 const REST_MS = 1_000;
 
@@ -76,6 +76,8 @@ class FuseThreadLoop {
   readonly #reply = new Uint8Array(REPLY_BYTES);
   /** Requests since the last rest. */
   #served = 0;
+  /** Requests and directory entries since the last collection. */
+  #garbage = 0;
 
   constructor(data: FuseThreadData, post: Post) {
     this.#data = data;
@@ -142,12 +144,21 @@ class FuseThreadLoop {
       if (length <= 0) return;
       const replyBytes = mount.server.handle(this.#request, length);
       mount.counters.add("requests", 1);
-      if (++this.#served % REQUESTS_PER_COLLECTION === 0) collectYoung();
+      this.#collect(mount.server);
       if (replyBytes > 0) writeFuseReply(mount.fd, this.#reply, replyBytes);
     } catch (error) {
       this.#postError(id, error);
       this.#remove(id, mount, true);
     }
+  }
+
+  #collect(server: FuseServer): void {
+    this.#served++;
+    this.#garbage += 1 + server.entries;
+    server.entries = 0;
+    if (this.#garbage < ITEMS_PER_COLLECTION) return;
+    this.#garbage = 0;
+    collectYoung();
   }
 
   #remove(id: number, { fd }: ServedMount, failed = false): void {
