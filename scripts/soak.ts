@@ -1,5 +1,7 @@
 import { scratch } from "../test/kit/cache-lab.ts";
+import { runModel } from "../test/kit/containerd-model.ts";
 import { compareWithOverlayfs, overlayMissing } from "../test/kit/overlay-oracle.ts";
+import { findContainerds, missingPeers } from "../test/kit/peers.ts";
 import { cutPower, powerCutMissing } from "../test/kit/power-cut.ts";
 
 /** One long run; returns whether all was well. */
@@ -22,6 +24,11 @@ const SOAKS: Readonly<Record<string, Soak>> = {
     usage: "power-cut [ROUNDS [FIRST_SEED]]",
     meaning: "cut the power of a disk with a cache on it ROUNDS (200) times and compare all that the cache claims",
     run: soakPowerCut,
+  },
+  containerd: {
+    usage: "containerd [COUNT [FIRST_SEED]]",
+    meaning: "do COUNT (3000) random operations with real containerds, 300 to a seed, and compare with a model",
+    run: soakContainerd,
   },
 };
 
@@ -62,6 +69,34 @@ async function soakPowerCut(args: readonly string[]): Promise<boolean> {
     }
   }
   return untrue === 0;
+}
+
+/** Operations of one seed, with one containerd; everything is removed after them. */
+const CONTAINERD_STEP = 300;
+
+async function soakContainerd(args: readonly string[]): Promise<boolean> {
+  const containerds = findContainerds().reverse();
+  const missing = missingPeers();
+  if (missing.length > 0)
+    throw new Error(`no containerd can be run here (scripts/peers): ${missing.join(", ")} missing`);
+  const count = numberOf(args[0], 3_000);
+  const first = numberOf(args[1], 1);
+  let failed = 0;
+  let reads = 0;
+  for (let at = 0; at * CONTAINERD_STEP < count; at++) {
+    const containerd = containerds[at % containerds.length];
+    if (containerd === undefined) throw new Error("there is no containerd");
+    const step = Math.min(CONTAINERD_STEP, count - at * CONTAINERD_STEP);
+    try {
+      reads += (await runModel({ containerd, seed: first + at, count: step })).reads;
+    } catch (error) {
+      failed++;
+      console.log(String(error));
+    }
+    const done = at * CONTAINERD_STEP + step;
+    console.log(`${done} of ${count} operations, ${reads} reads compared, ${failed} seeds failed (${containerd.name})`);
+  }
+  return failed === 0;
 }
 
 function numberOf(text: string | undefined, otherwise: number): number {

@@ -1,4 +1,4 @@
-import { NydusError } from "../../base/errors.ts";
+import { asNydusError, formatError, NydusError } from "../../base/errors.ts";
 import type { Labels } from "../../format/containerd/labels.ts";
 import {
   type ContainerdMount,
@@ -18,9 +18,9 @@ const LIST_MESSAGE_ITEMS = 100;
 /** The snapshots API, answered by a snapshotter; the name of the snapshotter in a request is the client's affair. */
 export function snapshotsService(snapshotter: Snapshotter): ServedService {
   const handlers: Readonly<Record<keyof typeof SNAPSHOTS_SERVICE.methods, Handler>> = {
-    Prepare: async (request, { signal }) => mountsMessage(await snapshotter.prepare(createRequest(request), signal)),
-    View: async (request, { signal }) => mountsMessage(await snapshotter.view(createRequest(request), signal)),
-    Mounts: async ({ key }, { signal }) => mountsMessage(await snapshotter.mounts(key, signal)),
+    Prepare: async (request, { signal }) => await answerMounts(snapshotter.prepare(createRequest(request), signal)),
+    View: async (request, { signal }) => await answerMounts(snapshotter.view(createRequest(request), signal)),
+    Mounts: async ({ key }, { signal }) => await answerMounts(snapshotter.mounts(key, signal)),
     Commit: async ({ key, name, parent, labels }) => {
       await snapshotter.commit({ key, name, parent, labels: labelsOf(labels) });
       return {};
@@ -67,8 +67,14 @@ function labelsOf(labels: Readonly<Record<string, string>> | undefined): Labels 
   return new Map(Object.entries(labels ?? {}));
 }
 
-function mountsMessage(mounts: readonly ContainerdMount[]): Message {
-  return { mounts: mounts.map(encodeMount) };
+/** @throws what `found` throws, with the place in its message: over there nothing else says which image is broken */
+async function answerMounts(found: Promise<readonly ContainerdMount[]>): Promise<Message> {
+  try {
+    return { mounts: (await found).map(encodeMount) };
+  } catch (error) {
+    const failure = asNydusError(error);
+    throw new NydusError(failure.code, formatError(failure), failure.at, { cause: failure });
+  }
 }
 
 function infoMessage({ key, parent, kind, labels, createdMicros, updatedMicros }: Snapshot): Message {
