@@ -1,12 +1,19 @@
 #!/usr/bin/env node
 import { basename } from "node:path";
 import { NydusError } from "../base/errors.ts";
+import { processRole } from "../os/process-role.ts";
 import { threadRole } from "../os/thread.ts";
 
 /** What the threads of this program do: modules that serve their role when they are loaded in its thread. */
 const THREAD_ROLES: Readonly<Record<string, () => Promise<unknown>>> = {
   codec: () => import("../os/codec-thread.ts"),
   fuse: () => import("../operation/mount/fuse-thread.ts"),
+  erofs: () => import("../operation/mount/erofs-thread.ts"),
+};
+
+/** The same of processes that it starts for itself. */
+const PROCESS_ROLES: Readonly<Record<string, () => Promise<unknown>>> = {
+  "erofs-guard": () => import("../operation/mount/erofs-guard.ts"),
 };
 
 type Program = typeof import("./program.ts")["runProgram"];
@@ -44,6 +51,8 @@ async function main(): Promise<void> {
   process.exit(await run(process.argv.slice(2), listenToSignals()));
 }
 
-const role = threadRole();
-if (role === undefined) await main();
-else await THREAD_ROLES[role]?.();
+const thread = threadRole();
+const work = PROCESS_ROLES[processRole() ?? ""];
+if (thread !== undefined) await THREAD_ROLES[thread]?.();
+else if (work !== undefined) await work();
+else await main();

@@ -4,6 +4,7 @@ import { libc, systemFailure } from "./syscall.ts";
 const EPOLL_CTL_ADD = 1;
 const EPOLL_CTL_DEL = 2;
 const EPOLLIN = 1;
+const EPOLLPRI = 2;
 /** Of the threads that wait for one descriptor, an event wakes one. */
 const EPOLLEXCLUSIVE = 2 ** 28;
 /** struct epoll_event is packed on x86-64 only. */
@@ -47,6 +48,11 @@ export function wakePoll({ wakeFd }: PollHandle): void {
 /** Adds a descriptor under a key above 0. Of the poll sets that have it, one is woken by each event. */
 export function addToPoll(handle: PollHandle, fd: number, key: number): void {
   control(handle, EPOLL_CTL_ADD, fd, encodeEvent(EPOLLIN | EPOLLEXCLUSIVE, key));
+}
+
+/** The same for what is not data: changes of /proc/self/mountinfo. */
+export function addUrgentToPoll(handle: PollHandle, fd: number, key: number): void {
+  control(handle, EPOLL_CTL_ADD, fd, encodeEvent(EPOLLPRI, key));
 }
 
 /** Takes a descriptor out; it must still be open. */

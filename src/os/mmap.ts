@@ -7,6 +7,8 @@ export interface MappedFile extends Disposable {
   readonly bytes: Uint8Array;
   /** Where {@link viewMapping} finds them in another thread; undefined where the file was read. */
   readonly address: number | undefined;
+  /** The file, open for reading until `close`; undefined where the file was read. */
+  readonly fd?: number | undefined;
   close(): void;
 }
 
@@ -17,16 +19,18 @@ export interface MappedFile extends Disposable {
  */
 export function mapFile(path: string): MappedFile {
   const fd = openToRead(path);
+  let kept = false;
   try {
     const { size } = fstatSync(fd);
     if (size === 0 || !hasLibc()) return mapped(new Uint8Array(readFileSync(fd)));
     const { errno, mapping } = libc().mapFile(fd, size);
     if (mapping === undefined) throw systemFailure(errno, "map file", { path, length: size });
-    return mapped(mapping.bytes, mapping);
+    kept = true;
+    return mapped(mapping.bytes, { mapping, fd });
   } catch (error) {
     throw asNydusError(error, { path });
   } finally {
-    closeSync(fd);
+    if (!kept) closeSync(fd);
   }
 }
 
@@ -38,13 +42,16 @@ function openToRead(path: string): number {
   }
 }
 
-function mapped(bytes: Uint8Array, mapping?: Mapping): MappedFile {
+function mapped(bytes: Uint8Array, file?: { readonly mapping: Mapping; readonly fd: number }): MappedFile {
   let open = true;
   const close = (): void => {
-    if (open) mapping?.unmap();
+    if (!open) return;
     open = false;
+    if (file === undefined) return;
+    file.mapping.unmap();
+    closeSync(file.fd);
   };
-  return { bytes, address: mapping?.address, close, [Symbol.dispose]: close };
+  return { bytes, address: file?.mapping.address, fd: file?.fd, close, [Symbol.dispose]: close };
 }
 
 /** A mapping as a message to another thread of this process carries it. */

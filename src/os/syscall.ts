@@ -43,7 +43,38 @@ export interface Libc {
   sendDatagram(address: string, data: Uint8Array): number;
   /** fcntl(2): O_NONBLOCK on. */
   setNonBlocking(fd: number): number;
+  /** Sends one byte and a descriptor, without waiting. */
+  sendFd(socket: number, fd: number): number;
+  /** fcntl(2): another number for the same open file, closed on exec. */
+  duplicateFd(fd: number): FdResult;
+  /** fcntl(2) with a struct flock, which it may change. */
+  lockControl(fd: number, command: number, lock: Uint8Array): number;
+  /** fanotify_init(2). */
+  fanotifyInit(flags: number, eventFlags: number): FdResult;
+  /** fanotify_mark(2) of an open file. */
+  fanotifyMark(mark: { group: number; flags: number; mask: number; fd: number }): number;
+  /** fsopen(2), closed on exec. */
+  fsOpen(type: string): FdResult;
+  /** fsconfig(2): one setting, a flag where it has no value; without a key, the end of settings. */
+  fsConfig(context: number, key?: string, value?: string): number;
+  /** fsmount(2) with MOUNT_ATTR_ flags, closed on exec. */
+  fsMountFd(context: number, attributes: number): FdResult;
+  /** move_mount(2) of a mount in no tree to a path. */
+  moveMount(mountFd: number, target: string): number;
 }
+
+type MountCalls = Pick<
+  Libc,
+  | "sendFd"
+  | "duplicateFd"
+  | "lockControl"
+  | "fanotifyInit"
+  | "fanotifyMark"
+  | "fsOpen"
+  | "fsConfig"
+  | "fsMountFd"
+  | "moveMount"
+>;
 
 /** A new descriptor, or why there is none. */
 export type FdResult = { readonly errno: number; readonly fd?: number };
@@ -67,9 +98,13 @@ export interface Mapping {
 }
 
 /** Numbers of system calls that older C libraries have no functions for; the same on every architecture. */
-const SYS = { fsopen: 430, fsconfig: 431, fsmount: 432 } as const;
+const SYS = { moveMount: 429, fsopen: 430, fsconfig: 431, fsmount: 432 } as const;
 const FS_CLOEXEC = 1;
+const FSCONFIG_SET_FLAG = 0;
+const FSCONFIG_SET_STRING = 1;
 const FSCONFIG_CMD_CREATE = 6;
+const MOVE_MOUNT_F_EMPTY_PATH = 4;
+const AT_FDCWD = -100;
 
 /** The same on x86-64 and arm64. */
 const O_NONBLOCK = 0o4000;
@@ -77,6 +112,7 @@ const CLOEXEC = 0o2000000;
 const F_SETFL = 4;
 const F_GETFL = 3;
 const F_SETFD = 2;
+const F_DUPFD_CLOEXEC = 1030;
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
 const SOCK_DGRAM = 2;
@@ -85,6 +121,8 @@ const MSG_DONTWAIT = 0x40;
 const MSG_CMSG_CLOEXEC = 0x40000000;
 const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
+/** Of a control message with one descriptor, without padding. */
+const CMSG_FD_BYTES = 20;
 
 const POSIX_FADV_WILLNEED = 3;
 const PROT_READ = 1;
@@ -112,7 +150,10 @@ const FUNCTIONS = {
   socket: { args: ["i32", "i32", "i32"], returns: "i32" },
   sendto: { args: ["i32", "ptr", "u64", "i32", "ptr", "u32"], returns: "i64" },
   recvmsg: { args: ["i32", "ptr", "i32"], returns: "i64" },
+  sendmsg: { args: ["i32", "ptr", "i32"], returns: "i64" },
   fcntl: { args: ["i32", "i32", "i64"], returns: "i32" },
+  fanotify_init: { args: ["u32", "u32"], returns: "i32" },
+  fanotify_mark: { args: ["i32", "u32", "u64", "i32", "ptr"], returns: "i32" },
   __errno_location: { args: [], returns: "ptr" },
 } as const;
 
@@ -132,7 +173,8 @@ export function hasLibc(): boolean {
   return runtime() === "bun" && process.platform === "linux";
 }
 
-function loadLibc(): Libc {
+/** What calls are made with. */
+function loadTools() {
   if (!hasLibc())
     throw new NydusError("ENOTSUP", `Cannot call libc: ${runtime()} on ${process.platform} has no way to`);
   // Not an import statement: the bundle for Node must load this module too.
@@ -143,6 +185,12 @@ function loadLibc(): Libc {
     Number(call.syscall(number, ...([...args, 0, 0, 0, 0, 0].slice(0, 5) as [number, number, number, number, number])));
   const errnoOf = (result: number): number => (result === 0 ? 0 : errno());
   const fdOf = (fd: number): FdResult => (fd < 0 ? { errno: errno() } : { errno: 0, fd });
+  return { ffi, call, system, errno, errnoOf, fdOf };
+}
+
+function loadLibc(): Libc {
+  const tools = loadTools();
+  const { ffi, call, system, errno, errnoOf, fdOf } = tools;
   return {
     mount: ({ source, target, type, flags, data }) =>
       errnoOf(call.mount(cString(source), cString(target), cString(type), flags, cString(data))),
@@ -194,6 +242,36 @@ function loadLibc(): Libc {
       return failure;
     },
     setNonBlocking: (fd) => errnoOf(call.fcntl(fd, F_SETFL, call.fcntl(fd, F_GETFL, 0) | O_NONBLOCK)),
+    ...mountCalls(tools),
+  };
+}
+
+/** Marks, mounts made of files, and what both hand to other processes. */
+function mountCalls({ ffi, call, system, errno, errnoOf, fdOf }: ReturnType<typeof loadTools>): MountCalls {
+  return {
+    sendFd: (socket, fd) => {
+      const message = new DescriptorMessage((bytes) => Number(ffi.ptr(bytes)), fd);
+      return Number(call.sendmsg(socket, message.header, MSG_DONTWAIT | MSG_NOSIGNAL)) < 0 ? errno() : 0;
+    },
+    duplicateFd: (fd) => fdOf(call.fcntl(fd, F_DUPFD_CLOEXEC, 0)),
+    lockControl: (fd, command, lock) => errnoOf(call.fcntl(fd, command, Number(ffi.ptr(lock)))),
+    fanotifyInit: (flags, eventFlags) => fdOf(call.fanotify_init(flags, eventFlags)),
+    fanotifyMark: ({ group, flags, mask, fd }) => errnoOf(call.fanotify_mark(group, flags, mask, fd, null)),
+    fsOpen: (type) => {
+      const name = cString(type);
+      return fdOf(system(SYS.fsopen, ffi.ptr(name), FS_CLOEXEC));
+    },
+    fsConfig: (context, key, value) => {
+      if (key === undefined) return errnoOf(system(SYS.fsconfig, context, FSCONFIG_CMD_CREATE));
+      const [name, text] = [cString(key), value === undefined ? undefined : cString(value)];
+      const command = text === undefined ? FSCONFIG_SET_FLAG : FSCONFIG_SET_STRING;
+      return errnoOf(system(SYS.fsconfig, context, command, ffi.ptr(name), text === undefined ? 0 : ffi.ptr(text)));
+    },
+    fsMountFd: (context, attributes) => fdOf(system(SYS.fsmount, context, FS_CLOEXEC, attributes)),
+    moveMount: (mountFd, target) => {
+      const [from, to] = [cString(""), cString(target)];
+      return errnoOf(system(SYS.moveMount, mountFd, ffi.ptr(from), AT_FDCWD, ffi.ptr(to), MOVE_MOUNT_F_EMPTY_PATH));
+    },
   };
 }
 
@@ -211,7 +289,10 @@ class DescriptorMessage {
   readonly #vector = new BigUint64Array(2);
   readonly #control = new Uint8Array(24);
 
-  constructor(addressOf: (bytes: Uint8Array | BigUint64Array) => number) {
+  /** @param fd to be sent; to receive one, none */
+  constructor(addressOf: (bytes: Uint8Array | BigUint64Array) => number, fd?: number) {
+    // Before addresses are taken: bytes of a small array move when its buffer is first asked for.
+    if (fd !== undefined) this.#setFd(fd);
     this.#vector[0] = BigInt(addressOf(this.#byte));
     this.#vector[1] = 1n;
     const view = new DataView(this.header.buffer);
@@ -221,11 +302,19 @@ class DescriptorMessage {
     view.setBigUint64(40, BigInt(this.#control.length), true);
   }
 
+  #setFd(fd: number): void {
+    const control = new DataView(this.#control.buffer);
+    control.setBigUint64(0, BigInt(CMSG_FD_BYTES), true);
+    control.setInt32(8, SOL_SOCKET, true);
+    control.setInt32(12, SCM_RIGHTS, true);
+    control.setInt32(16, fd, true);
+  }
+
   /** The descriptor that was received, if one was. */
   get fd(): { readonly fd?: number } {
     const view = new DataView(this.#control.buffer);
     const isRights = view.getInt32(8, true) === SOL_SOCKET && view.getInt32(12, true) === SCM_RIGHTS;
-    return isRights && view.getBigUint64(0, true) >= 20n ? { fd: view.getInt32(16, true) } : {};
+    return isRights && view.getBigUint64(0, true) >= BigInt(CMSG_FD_BYTES) ? { fd: view.getInt32(16, true) } : {};
   }
 }
 

@@ -347,7 +347,7 @@ export class BlobCache implements AsyncDisposable {
     this.#flushTimer = undefined;
     this.#unflushedBytes = 0;
     const { syncDataFile = syncData } = this.#options;
-    const sync = (): Promise<void> => syncDataFile(this.fd, this.dataPath);
+    const sync = (): Promise<void> => syncDataFile(this.#files.syncFd, this.dataPath);
     const flushed = this.#flushing.then(() => this.#map.flush(sync, this.#files.appendLock));
     this.#flushing = flushed.catch(() => undefined);
     return inPlace(this.#place, () => flushed);

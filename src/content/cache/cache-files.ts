@@ -8,6 +8,7 @@ import { asNydusError, NydusError } from "../../base/errors.ts";
 import { bytes, struct } from "../../base/struct.ts";
 import type { ChunkMap } from "../../format/rafs/chunk-map.ts";
 import { canLock, tryLock, tryLockShared, unlock } from "../../os/file-lock.ts";
+import { isMarkedElsewhere, openQuiet, type QuietFile } from "../../os/quiet-file.ts";
 import { closeFile, openFile, setLength, syncData, writeFully } from "../store/file-io.ts";
 import { type CachePlace, ownPath, parseCacheName, sharedPath } from "./cache-names.ts";
 import { CacheUser } from "./cache-user.ts";
@@ -39,6 +40,8 @@ export interface CacheRequest extends CachePlace {
 /** The open data file of a cache. */
 export interface CacheFiles {
   readonly dataFd: number;
+  /** For fdatasync(2): mostly `dataFd`. */
+  readonly syncFd: number;
   readonly dataPath: string;
   /** False where other processes cannot or must not share it: it is for this one only, and goes with it. */
   readonly isShared: boolean;
@@ -80,7 +83,7 @@ async function openPrivate(request: CacheRequest): Promise<CacheFiles> {
     await closeFile(dataFd);
     await rm(dataPath, { force: true });
   };
-  return { dataFd, dataPath, isShared: false, appendLock: async (work) => work(), close };
+  return { dataFd, syncFd: dataFd, dataPath, isShared: false, appendLock: async (work) => work(), close };
 }
 
 /** Removes private caches of processes that are gone. */
@@ -104,6 +107,7 @@ export function isAlive(pid: number): boolean {
 
 interface OpenData {
   readonly fd: number;
+  readonly syncFd: number;
   readonly map: MapFile;
 }
 
@@ -129,6 +133,7 @@ class SharedOpening {
   /** @returns undefined when it is used by others and does not fit */
   async open(): Promise<CacheFiles | undefined> {
     const { path } = this.#lock;
+    if (this.#isMarkedElsewhere()) return undefined;
     for (let waited = 0; waited < LOCK_WAIT_MS; waited += LOCK_STEP_MS) {
       const data = await this.#take();
       if (data === undefined) return undefined;
@@ -139,6 +144,18 @@ class SharedOpening {
     throw new NydusError("EBUSY", `Cannot open cache: another process has been changing it for ${LOCK_WAIT_MS} ms`, {
       path,
     });
+  }
+
+  /** Another process has the kernel ask it about the file: our writes would wait for its answers. */
+  #isMarkedElsewhere(): boolean {
+    try {
+      const { fd, syncFd } = openQuiet(this.#dataPath);
+      const isMarked = isMarkedElsewhere(fd);
+      closeFds(fd, syncFd);
+      return isMarked;
+    } catch {
+      return false; // not there
+    }
   }
 
   /** The files, under a lock of either kind. @returns undefined: used by others and does not fit */
@@ -155,19 +172,19 @@ class SharedOpening {
   }
 
   /** Takes its place beside the others. @returns undefined: it must not; "retry": all was removed meanwhile */
-  async #join({ fd, map }: OpenData): Promise<CacheFiles | "retry" | undefined> {
+  async #join({ fd, syncFd, map }: OpenData): Promise<CacheFiles | "retry" | undefined> {
     let user: CacheUser | undefined;
     const leave = (): void => {
       user?.close();
       map.close();
-      closeSync(fd);
+      closeFds(fd, syncFd);
       this.#ready.forget();
     };
     try {
       user = CacheUser.enter(this.#request, this.#request.chunks);
       // From here on newcomers see us, so that the exclusive lock can be given up: which is not done in one step.
       const isHeld = tryLockShared(this.#lock.fd, this.#lock.path) && isSameFile(fd, this.#dataPath);
-      if (isHeld && !(await user.meetsConflict())) return this.#files({ fd, map }, user);
+      if (isHeld && !(await user.meetsConflict())) return this.#files({ fd, syncFd, map }, user);
       leave();
       return isHeld ? undefined : "retry";
     } catch (error) {
@@ -176,35 +193,37 @@ class SharedOpening {
     }
   }
 
-  #files({ fd, map }: OpenData, user: CacheUser): CacheFiles {
+  #files({ fd, syncFd, map }: OpenData, user: CacheUser): CacheFiles {
     touch(map.path);
     const close = async (): Promise<void> => {
       touch(map.path);
       user.close();
       map.close();
+      if (syncFd !== fd) await closeFile(syncFd);
       await closeFile(fd);
       await closeFile(this.#lock.fd);
     };
     const appendLock: AppendLock = (work) => withAppendLock({ fd, path: this.#dataPath }, work);
-    return { dataFd: fd, dataPath: this.#dataPath, isShared: true, appendLock, close };
+    return { dataFd: fd, syncFd, dataPath: this.#dataPath, isShared: true, appendLock, close };
   }
 
   /** @returns undefined unless data file and map are there, belong together, and do not contradict the image */
   #reopen(): OpenData | undefined {
-    let fd: number;
+    let file: QuietFile;
     try {
-      fd = openSync(this.#dataPath, "r+");
+      file = openQuiet(this.#dataPath);
     } catch {
       return undefined;
     }
-    const map = this.#openMap(fd);
-    if (map !== undefined && this.#ready.load(map)) return { fd, map };
+    const { fd, syncFd } = file;
+    const map = this.#openMap(file);
+    if (map !== undefined && this.#ready.load(map)) return { fd, syncFd, map };
     map?.close();
-    closeSync(fd);
+    closeFds(fd, syncFd);
     return undefined;
   }
 
-  #openMap(dataFd: number): MapFile | undefined {
+  #openMap({ fd: dataFd, syncFd }: QuietFile): MapFile | undefined {
     try {
       const { deviceBytes } = this.#request;
       const found = readTrailer(dataFd);
@@ -212,7 +231,7 @@ class SharedOpening {
       return MapFile.open(this.#mapPath, { deviceBytes, dataInode: inodeOf(dataFd), cacheId: found.cacheId });
     } catch (error) {
       if (error instanceof NydusError) return undefined;
-      closeSync(dataFd);
+      closeFds(dataFd, syncFd);
       throw error;
     }
   }
@@ -231,12 +250,16 @@ class SharedOpening {
       const map = MapFile.open(this.#mapPath, binding);
       if (map === undefined) throw new NydusError("EIO", "Cannot open cache: what was written is not there");
       this.#ready.load(map);
-      return { fd, map };
+      return { fd, syncFd: fd, map };
     } catch (error) {
       closeSync(fd);
       throw error;
     }
   }
+}
+
+function closeFds(...fds: readonly number[]): void {
+  for (const fd of new Set(fds)) closeSync(fd);
 }
 
 /** The locked work takes no time: whoever is in the way has done in a moment, or was stopped. */

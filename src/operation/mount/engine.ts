@@ -17,6 +17,8 @@ export interface MountDevice {
    * @throws NydusError when one of them cannot be had or verified
    */
   ensure(range: ByteRange, options: ReadOptions): Promise<void>;
+  /** Makes durable what is ready; what cannot be is not ready any more. Without it everything ready counts as durable. */
+  flush?(): Promise<void>;
 }
 
 /** What every engine is started with. */
@@ -31,6 +33,8 @@ export interface MountOptions {
   readonly readTimeoutMs?: number | undefined;
   /** {@link DEFAULT_MOUNT_FLAGS} unless given. */
   readonly flags?: MountFlags | undefined;
+  /** Directory of all state: what was found out about a bootstrap is kept there. */
+  readonly root?: string | undefined;
   /** Hears of every failed read and of what else goes wrong while the mount lives. */
   readonly onError?: ((error: NydusError) => void) | undefined;
 }
@@ -54,6 +58,8 @@ export interface SessionStats {
 export interface MountSession extends AsyncDisposable {
   /** Absolute, without symlinks. */
   readonly mountpoint: string;
+  /** The engine's name and the file system type in /proc/self/mountinfo, where they are not what was asked for. */
+  readonly kind?: { readonly engine: "fuse" | "erofs"; readonly type: string } | undefined;
   /** Resolves when the mount has ended and everything it held is released; rejects when it ended by a failure. */
   readonly done: Promise<void>;
   /**
@@ -76,6 +82,8 @@ export interface MountHost extends AsyncDisposable {
 export interface HostOptions {
   /** Threads that answer the kernel, for all mounts together; 2 unless given. */
   readonly threads?: number | undefined;
+  /** Hears which way was chosen, and why, where there is a choice. */
+  readonly onChoice?: ((line: string) => void) | undefined;
 }
 
 /** A way to show images to the kernel. */
@@ -91,3 +99,5 @@ export const MOUNT_DEFAULTS = { threads: 2, readTimeoutMs: 30_000 } as const;
 export const MOUNT_SOURCE = "nydus";
 /** File system type of our mounts in /proc/self/mountinfo. */
 export const MOUNT_TYPE = `fuse.${MOUNT_SOURCE}`;
+/** The same of mounts by the kernel's EROFS driver. */
+export const EROFS_TYPE = "erofs";

@@ -1,11 +1,13 @@
 import { hasLibc } from "../../os/syscall.ts";
 import type { MountEngine } from "./engine.ts";
+import { openErofsHost } from "./erofs-engine.ts";
 import { openFuseNativeHost } from "./fuse-native-engine.ts";
 import { openFuseHost } from "./fuse-session.ts";
 
 /** The ways to mount, by the name that `--engine` takes. */
 export const ENGINES = {
   fuse: { name: "fuse", open: openFuseHost },
+  erofs: { name: "erofs", open: openErofsHost },
   "fuse-native": { name: "fuse-native", open: openFuseNativeHost },
 } as const satisfies Record<string, MountEngine>;
 

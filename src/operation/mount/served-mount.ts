@@ -60,7 +60,7 @@ export async function startServing(options: ServingOptions): Promise<ServedMount
   signal.throwIfAborted();
   const onError = limitReports(options.onError);
   const session = await options.host.mount({ ...options, mountpoint, bootstrap, devices, onError });
-  const ready = markReady(root, record, blobs);
+  const ready = markReady(root, { ...record, ...session.kind }, blobs);
   const owned = stack.move();
   const ended = session.done.finally(() => owned[Symbol.asyncDispose]());
   ended.catch(() => undefined); // who does not look at it is not to crash

@@ -1,0 +1,206 @@
+import { asNydusError, NydusError } from "../../base/errors.ts";
+import { ErofsReader } from "../../format/erofs/reader.ts";
+import { isSuperblockAlive, mountErofs, type SuperblockNames, setErofsReadAhead } from "../../os/erofs-mount.ts";
+import { findMount, MNT_DETACH, MNT_FORCE, readMountInfo, unmount } from "../../os/mount.ts";
+import { checkForKernel } from "./bootstrap-check.ts";
+import { EROFS_TYPE, MOUNT_DEFAULTS, type MountOptions, type MountSession, type SessionStats } from "./engine.ts";
+import { useOf } from "./erofs-file.ts";
+import type { FileShare, MarkedFiles } from "./erofs-files.ts";
+import type { Guardian } from "./erofs-guardian.ts";
+import { DEFAULT_MOUNT_FLAGS } from "./mount-flags.ts";
+import { sumCounters, sumStats } from "./session-counters.ts";
+
+/** How far the kernel may read ahead. */
+const READ_AHEAD_BYTES = 512 * 1024;
+/** How often it is looked whether a detached mount is still in use: at first, and at last. */
+const FIRST_LOOK_MS = 20;
+const LAST_LOOK_MS = 1_000;
+/** How long a forced end may take before the mount is given up. */
+const END_TIMEOUT_MS = 500;
+
+/** What sessions of a process share. */
+export interface ErofsShared {
+  readonly files: MarkedFiles;
+  readonly guardian: Guardian;
+  /** Has what a given-up mount holds released once its file system is gone. */
+  readonly onAbandoned: (mount: AbandonedMount) => void;
+}
+
+/** A mount whose owner has let go of it while its file system may still be read. */
+export interface AbandonedMount {
+  readonly id: number;
+  readonly names: SuperblockNames;
+  readonly shares: readonly FileShare[];
+}
+
+/** One image, mounted by the kernel's EROFS driver over marked files. */
+export class ErofsSession implements MountSession {
+  readonly mountpoint: string;
+  readonly kind = { engine: "erofs", type: EROFS_TYPE } as const;
+  readonly done: Promise<void>;
+  readonly #id: number;
+  readonly #options: MountOptions;
+  readonly #shared: ErofsShared;
+  #shares: FileShare[] = [];
+  #names: SuperblockNames = [];
+  #minor: number | undefined;
+  #before: SessionStats = sumStats([]);
+  #last: SessionStats | undefined;
+  #ended = false;
+  #failure: NydusError | undefined;
+  #settle: (() => void) | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #lookMs = FIRST_LOOK_MS;
+
+  constructor(id: number, mountpoint: string, options: MountOptions, shared: ErofsShared) {
+    this.#id = id;
+    this.mountpoint = mountpoint;
+    this.#options = options;
+    this.#shared = shared;
+    const { length } = new ErofsReader(options.bootstrap.bytes).devices;
+    if (length !== options.devices.length) {
+      throw new NydusError("EINVAL", `Cannot mount: ${options.devices.length} devices given, the image has ${length}`);
+    }
+    this.done = new Promise((resolve, reject) => {
+      this.#settle = () => (this.#failure === undefined ? resolve() : reject(this.#failure));
+    });
+    this.done.catch(() => undefined); // who does not look at it is not to crash
+  }
+
+  /** Checks the image, marks its data and mounts. Nothing is left of a start that fails. */
+  async start(): Promise<void> {
+    const { bootstrap, devices, root, flags = DEFAULT_MOUNT_FLAGS } = this.#options;
+    const { fd: imageFd } = bootstrap;
+    if (imageFd === undefined) throw new NydusError("ENOTSUP", "Cannot mount by EROFS: the bootstrap is not a file");
+    await checkForKernel(bootstrap.bytes, root);
+    try {
+      await this.#acquire();
+      const deviceFds = devices.map(({ fd }) => fd);
+      const { suid, dev, exec } = flags;
+      this.#names = mountErofs({ mountpoint: this.mountpoint, imageFd, deviceFds, suid, dev, exec });
+      this.#minor = findMount(this.mountpoint)?.minor;
+      const minor = this.#minor;
+      if (minor === undefined) throw new NydusError("EFAULT", "Cannot mount: the mount does not show up in mountinfo");
+      const { mountpoint } = this;
+      this.#shared.guardian.add({ id: this.#id, mountpoint, minor, names: this.#names });
+      setErofsReadAhead(this.#names, READ_AHEAD_BYTES);
+    } catch (error) {
+      if (this.#minor !== undefined) unmount(this.mountpoint, MNT_DETACH);
+      await this.#release();
+      throw asNydusError(error, { path: this.mountpoint });
+    }
+  }
+
+  async #acquire(): Promise<void> {
+    const { devices, readTimeoutMs = MOUNT_DEFAULTS.readTimeoutMs } = this.#options;
+    const onError = (error: NydusError): void => this.#report(error);
+    for (const device of devices) {
+      const use = useOf(device, { readTimeoutMs, onError });
+      this.#shares.push(await this.#shared.files.acquire(device.fd, use));
+    }
+    this.#before = this.#sum();
+  }
+
+  #sum(): SessionStats {
+    const files = new Set(this.#shares.map(({ file }) => file));
+    return sumStats([...files].map(({ counters }) => sumCounters(counters)));
+  }
+
+  stats(): SessionStats {
+    if (this.#last !== undefined) return this.#last;
+    const now = Object.entries(this.#sum()).map(([field, value]) => {
+      return [field, value - this.#before[field as keyof SessionStats]];
+    });
+    return Object.fromEntries(now) as Record<keyof SessionStats, number>;
+  }
+
+  #report(error: unknown): void {
+    if (!this.#ended) this.#options.onError?.(asNydusError(error, { path: this.mountpoint }));
+  }
+
+  /** Something was mounted or unmounted somewhere: looks whether it was this. */
+  look(): void {
+    if (this.#ended || this.#minor === undefined) return;
+    if (isSuperblockAlive(this.#names) === false) {
+      void this.#end();
+      return;
+    }
+    if (this.#isInTree()) return;
+    // Open files and other mount namespaces keep it alive; nothing tells when they let go.
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.look(), this.#lookMs);
+    this.#lookMs = Math.min(LAST_LOOK_MS, this.#lookMs * 2);
+  }
+
+  #isInTree(): boolean {
+    return readMountInfo().some(({ mountpoint, minor }) => mountpoint === this.mountpoint && minor === this.#minor);
+  }
+
+  async #end(): Promise<void> {
+    if (this.#ended) return;
+    this.#last = this.stats();
+    this.#ended = true;
+    clearTimeout(this.#timer);
+    try {
+      await this.#release();
+      this.#shared.guardian.remove(this.#id);
+    } catch (error) {
+      this.#failure ??= asNydusError(error);
+    }
+    this.#settle?.();
+  }
+
+  async #release(): Promise<void> {
+    const shares = this.#shares;
+    this.#shares = [];
+    for (const share of shares) await this.#shared.files.release(share);
+  }
+
+  /** Ends the mount because it cannot go on; `done` rejects with the first failure. */
+  fail(error: NydusError): void {
+    if (this.#ended) return;
+    this.#failure ??= error;
+    this.#report(error);
+    void this[Symbol.asyncDispose]();
+  }
+
+  async unmount(): Promise<void> {
+    if (!this.#isMounted()) return;
+    if (unmount(this.mountpoint) === "busy") {
+      this.#report(new NydusError("EBUSY", "Unmounting lazily: files are open", { path: this.mountpoint }));
+      unmount(this.mountpoint, MNT_DETACH);
+    }
+    this.look();
+  }
+
+  /** Whether our mount is still in the tree. @throws EBUSY when another one covers it */
+  #isMounted(): boolean {
+    if (this.#ended || this.#minor === undefined) return false;
+    if (findMount(this.mountpoint)?.minor === this.#minor) return true;
+    if (!this.#isInTree()) return false;
+    throw new NydusError("EBUSY", "Cannot unmount: another mount lies over it", { path: this.mountpoint });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#ended) return;
+    if (this.#minor === undefined) return this.#end();
+    if (findMount(this.mountpoint)?.minor === this.#minor) unmount(this.mountpoint, MNT_FORCE | MNT_DETACH);
+    this.look();
+    const late = new Promise<void>((resolve) => setTimeout(resolve, END_TIMEOUT_MS));
+    await Promise.race([this.done.catch(() => undefined), late]);
+    if (!this.#ended) await this.#abandon();
+  }
+
+  /** Lets go of devices and bootstrap although somebody has files open: reads of what is not there fail. */
+  async #abandon(): Promise<void> {
+    this.#last = this.stats();
+    this.#ended = true;
+    clearTimeout(this.#timer);
+    const shares = this.#shares;
+    this.#shares = [];
+    const kept: FileShare[] = [];
+    for (const share of shares) kept.push(await this.#shared.files.abandon(share));
+    this.#shared.onAbandoned({ id: this.#id, names: this.#names, shares: kept });
+    this.#settle?.();
+  }
+}

@@ -1,0 +1,145 @@
+import { MessageChannel } from "node:worker_threads";
+import { asNydusError, NydusError } from "../../base/errors.ts";
+import { closePoll, openPoll, wakePoll } from "../../os/event-poll.ts";
+import { eventBuffer, type FanotifyGroup, readEvents, settleEvent } from "../../os/fanotify.ts";
+import { spawnThread } from "../../os/thread.ts";
+import { EventSlots, MAX_SLOTS, makeSlots, type SlotTicket } from "./erofs-slots.ts";
+import {
+  EROFS_ROLE,
+  type ErofsMessage,
+  type ErofsOrder,
+  type ErofsThreadData,
+  erofsThreadUrl,
+  type WatchedFile,
+} from "./erofs-thread.ts";
+
+/** Hears what the thread says. */
+export interface WatchListener {
+  onMessage(message: Exclude<ErofsMessage, { kind: "done" | "closed" }>): void;
+  /** The thread is gone: from now on every read that is not answered yet fails. */
+  onFailure(error: NydusError): void;
+}
+
+const EIO = 5;
+const DRAIN_MS = 10;
+const DRAIN_BATCH = 64;
+
+/** The thread that answers the group's events, as the main thread sees it. */
+export class ErofsWatch {
+  readonly #group: FanotifyGroup;
+  readonly #listener: WatchListener;
+  readonly #poll = openPoll();
+  readonly #slots = new EventSlots(makeSlots(MAX_SLOTS));
+  readonly #starved = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
+  readonly #orders: MessageChannel;
+  readonly #thread: ReturnType<typeof spawnThread>;
+  readonly #closed: Promise<void>;
+  readonly #waiting = new Map<number, () => void>();
+  #nextOrder = 1;
+  #failure: NydusError | undefined;
+  #closing = false;
+  #drain: ReturnType<typeof setInterval> | undefined;
+
+  constructor(group: FanotifyGroup, listener: WatchListener) {
+    this.#group = group;
+    this.#listener = listener;
+    this.#orders = new MessageChannel();
+    const { port2 } = this.#orders;
+    const data: ErofsThreadData = {
+      group,
+      poll: this.#poll,
+      orders: port2,
+      slots: this.#slots.memory,
+      starved: this.#starved,
+    };
+    this.#thread = spawnThread(erofsThreadUrl, EROFS_ROLE, data, [port2]);
+    this.#closed = new Promise((resolve) => {
+      this.#thread.worker.on("message", (message: ErofsMessage) => {
+        if (message.kind === "closed") resolve();
+        else this.#onMessage(message);
+      });
+      this.#thread.worker.on("error", (error) => this.#fail(asNydusError(error)));
+      this.#thread.worker.on("exit", () => {
+        if (!this.#closing) this.#fail(new NydusError("EFAULT", "Cannot serve mounts: a thread has ended"));
+        resolve();
+      });
+    });
+  }
+
+  get isBroken(): boolean {
+    return this.#failure !== undefined;
+  }
+
+  /** @returns when the thread knows the file as it is now @throws EFAULT the thread has failed */
+  watch(file: WatchedFile): Promise<void> {
+    return this.#order((order) => ({ kind: "watch", file, order }));
+  }
+
+  /** @returns when reads of the file fail, or the thread is gone */
+  async forget(id: number): Promise<void> {
+    if (!this.isBroken) await this.#order((order) => ({ kind: "forget", id, order })).catch(() => undefined);
+  }
+
+  /** Answers a read, unless that was done by another. @returns whether this was the answer */
+  answer(ticket: SlotTicket, eventFd: number, errno: number): boolean {
+    if (!this.#slots.claim(ticket)) return false;
+    try {
+      settleEvent(this.#group, eventFd, errno);
+    } finally {
+      this.#slots.free(ticket);
+      if (Atomics.load(this.#starved, 0) === 1) wakePoll(this.#poll);
+    }
+    return true;
+  }
+
+  /** Ends the thread; files must have been forgotten. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    this.#orders.port1.postMessage({ kind: "close" } satisfies ErofsOrder);
+    wakePoll(this.#poll);
+    await this.#closed;
+    clearInterval(this.#drain);
+    await this.#thread.close();
+    this.#orders.port1.close();
+    closePoll(this.#poll);
+  }
+
+  async #order(make: (order: number) => ErofsOrder): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure;
+    const order = this.#nextOrder++;
+    const taken = new Promise<void>((resolve) => this.#waiting.set(order, resolve));
+    this.#orders.port1.postMessage(make(order));
+    wakePoll(this.#poll);
+    await taken;
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  #onMessage(message: Exclude<ErofsMessage, { kind: "closed" }>): void {
+    if (message.kind !== "done") {
+      this.#listener.onMessage(message);
+      return;
+    }
+    this.#waiting.get(message.order)?.();
+    this.#waiting.delete(message.order);
+  }
+
+  #fail(error: NydusError): void {
+    if (this.#failure !== undefined) return;
+    this.#failure = error;
+    for (const resolve of this.#waiting.values()) resolve();
+    this.#waiting.clear();
+    this.#drain = setInterval(() => this.#refuseAll(), DRAIN_MS);
+    this.#listener.onFailure(error);
+  }
+
+  /** In the thread's place: nobody is left who knows what is ready. */
+  #refuseAll(): void {
+    try {
+      for (const event of readEvents(this.#group, eventBuffer(DRAIN_BATCH), DRAIN_BATCH)) {
+        if (event.kind === "access") settleEvent(this.#group, event.fd, EIO);
+      }
+    } catch {
+      // the next round tries again; should this process end, its guard goes on
+    }
+  }
+}
