@@ -1,13 +1,13 @@
 import { resolve } from "node:path";
+import { DEFAULT_CONTAINERD } from "../../content/containerd/connection.ts";
+import { DEFAULT_SNAPSHOTTER_ADDRESS } from "../../operation/host/containerd-settings.ts";
 import { DaemonMounts } from "../../service/snapshotter/daemon-mounts.ts";
 import { runSnapshotter } from "../../service/snapshotter/run-snapshotter.ts";
 import { nydusCommand } from "../command.ts";
 import { daemonCommand, threadCount } from "../daemon-access.ts";
 import { versionLine } from "../version.ts";
 
-const DEFAULT_ADDRESS = "/run/containerd-nydus/containerd-nydus-grpc.sock";
 const CONTAINERD_VARIABLE = "CONTAINERD_ADDRESS";
-const DEFAULT_CONTAINERD = "/run/containerd/containerd.sock";
 
 /** `nydus snapshotter` */
 export const snapshotterCommand = nydusCommand({
@@ -22,13 +22,13 @@ containers alone; the next one takes them up. Its log is logs/snapshotter.log in
       type: "string",
       alias: "a",
       valueHint: "PATH",
-      default: DEFAULT_ADDRESS,
+      default: DEFAULT_SNAPSHOTTER_ADDRESS,
       description: "Socket to serve",
     },
     "containerd-address": {
       type: "string",
       valueHint: "PATH",
-      description: `containerd's socket (default ${CONTAINERD_VARIABLE}, or ${DEFAULT_CONTAINERD})`,
+      description: `containerd's socket (default ${CONTAINERD_VARIABLE}, or ${DEFAULT_CONTAINERD.address})`,
     },
     threads: {
       type: "string",
@@ -39,7 +39,7 @@ containers alone; the next one takes them up. Its log is logs/snapshotter.log in
   },
   async run(args, context) {
     const { root } = context;
-    const containerd = args["containerd-address"] ?? (process.env[CONTAINERD_VARIABLE] || DEFAULT_CONTAINERD);
+    const containerd = args["containerd-address"] ?? (process.env[CONTAINERD_VARIABLE] || DEFAULT_CONTAINERD.address);
     const command = daemonCommand(context, threadCount(args.threads));
     context.releaseSignals();
     await runSnapshotter({

@@ -14,7 +14,10 @@ const SEPARATOR = "(?<separator>[,.])";
 const QUOTED = String.raw`(?<quoted>(?<quote>["/|])(?<inner>(?:\\.|(?!\k<quote>)[^\\\n])*)\k<quote>)`;
 const OPERATOR = "(?<operator>[=!~]+)";
 const ANYWHERE = new RegExp(String.raw`${SEPARATOR}|\s*(?:${QUOTED}|${OPERATOR}|(?<name>[A-Za-z0-9_]+))`, "uy");
-const BEHIND_OPERATOR = new RegExp(String.raw`${SEPARATOR}|\s*(?:${QUOTED}|${OPERATOR}|(?<value>(?!["/|.])[^\s,\p{C}]+))`, "uy");
+const BEHIND_OPERATOR = new RegExp(
+  String.raw`${SEPARATOR}|\s*(?:${QUOTED}|${OPERATOR}|(?<value>(?!["/|.])[^\s,\p{C}]+))`,
+  "uy",
+);
 const KINDS = ["quoted", "operator", "separator", "name", "value"] as const;
 
 /**
