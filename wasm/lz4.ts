@@ -3,6 +3,7 @@
  * @see https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md
  */
 import { CORRUPT, OK, TOO_LARGE, TRUNCATED } from "./abi";
+import { copyMatch, wildCopy } from "./copy";
 
 const MIN_MATCH: usize = 4;
 const MAX_DISTANCE: usize = 65535;
@@ -48,18 +49,6 @@ function matchLength(a: usize, b: usize, end: usize): usize {
     b++;
   }
   return a - start;
-}
-
-/** Copies 16 bytes a step: up to 15 more than `size` are read and written. */
-// @ts-ignore: decorator
-@inline
-function wildCopy(dst: usize, src: usize, size: usize): void {
-  const end = dst + size;
-  do {
-    v128.store(dst, v128.load(src));
-    dst += 16;
-    src += 16;
-  } while (dst < end);
 }
 
 /** Writes what a length has beyond its four bits. @returns the next byte to write */
@@ -142,32 +131,6 @@ function takeLength(src: usize, end: usize, limit: usize): usize {
   }
   lengthEnd = src;
   return src < end ? limit + 1 : <usize>-1;
-}
-
-/** Copies a match that may overlap what it writes; up to 15 bytes more than `size` are written. */
-// @ts-ignore: decorator
-@inline
-function copyMatch(dst: usize, distance: usize, size: usize): void {
-  if (distance >= 16) {
-    wildCopy(dst, dst - distance, size);
-  } else {
-    copyPattern(dst, distance, size);
-  }
-}
-
-/** A match nearer than a vector: its first bytes one by one, then from a multiple of the distance back. */
-function copyPattern(dst: usize, distance: usize, size: usize): void {
-  if (distance == 1) {
-    const byte = i8x16.splat(load<i8>(dst - 1));
-    for (const end = dst + size; dst < end; dst += 16) v128.store(dst, byte);
-    return;
-  }
-  let i: usize = 0;
-  const single = min<usize>(size, 16);
-  for (; i < single; i++) store<u8>(dst + i, load<u8>(dst + i - distance));
-  if (size <= 16) return;
-  const back = (15 / distance + 1) * distance;
-  wildCopy(dst + 16, dst + 16 - back, size - 16);
 }
 
 /**
