@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { basename } from "node:path";
 import { NydusError } from "../base/errors.ts";
+import { restartForShortWork } from "../os/engine.ts";
 import { processRole } from "../os/process-role.ts";
 import { threadRole } from "../os/thread.ts";
 
@@ -45,7 +46,11 @@ function listenToSignals(): { readonly signal: AbortSignal; readonly release: ()
   return { signal: controller.signal, release };
 }
 
+/** Commands, by any of the names, that compute for seconds. A file of such a name costs a start, no more. */
+const SHORT_WORK = ["convert", "create"];
+
 async function main(): Promise<void> {
+  if (process.argv.some((word) => SHORT_WORK.includes(word))) restartForShortWork(import.meta.url);
   const run = await (PROGRAMS.get(basename(process.argv0)) ?? runNydus)();
   // Sockets kept for reuse and idle threads must not hold the program back.
   process.exit(await run(process.argv.slice(2), listenToSignals()));
