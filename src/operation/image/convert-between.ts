@@ -17,6 +17,7 @@ import { isAttestation, selectPlatform } from "../../format/oci/platform.ts";
 import type { CodecPool } from "../../os/codec-pool.ts";
 import { writeBootstrapLayer } from "../build/bootstrap-layer.ts";
 import type { ChunkOptions } from "../build/chunk-pipeline.ts";
+import { LateCommits } from "../build/late-commits.ts";
 import { type BuiltLayer, buildLayer } from "../build/layer.ts";
 import { type LayerWatch, untilVerified, verifiedLayerBytes } from "../build/layer-bytes.ts";
 import { mergeBuiltLayers } from "../build/merge.ts";
@@ -156,7 +157,8 @@ async function convertManifest(
   const manifest = parseManifest(raw.bytes, raw.descriptor.mediaType);
   refuseNydus(manifest, raw.descriptor.digest);
   const sourceConfig = await source.readBlob(manifest.config, CONFIG_BYTES_MAX);
-  const layers = await buildLayers(context, options, manifest.layers);
+  await using commits = new LateCommits();
+  const layers = await buildLayers({ ...context, commits }, options, manifest.layers);
   progress.step(`merging ${layers.length} layers`);
   const merged = mergeBuiltLayers(layers, options);
   const listed = options.prefetchPaths?.length ?? 0;
@@ -164,6 +166,7 @@ async function convertManifest(
   await using sink = await target.newBlob();
   const metaFiles = merged.blobs.map(({ digest, metaFile }) => ({ digest, content: metaFile }));
   const bootstrap = await writeBootstrapLayer(sink, codecs, merged.bootstrap, metaFiles);
+  await commits.all();
   progress.step("writing manifest");
   const parts = { blobs: layers.map((layer) => layer.blob), bootstrap };
   const configBytes = convertedConfig(sourceConfig, parts);
@@ -194,9 +197,13 @@ function refuseNydus(manifest: Manifest, digest: Digest): void {
   }
 }
 
+interface BuildContext extends ConvertContext {
+  readonly commits: LateCommits;
+}
+
 /** Builds the layers side by side; when one fails the others are stopped before its error leaves. */
 async function buildLayers(
-  context: ConvertContext,
+  context: BuildContext,
   options: ConvertOptions,
   layers: readonly Descriptor[],
 ): Promise<BuiltLayer[]> {
@@ -215,8 +222,8 @@ async function buildLayers(
   return built;
 }
 
-async function buildOne(context: ConvertContext, options: ChunkOptions, layer: Descriptor): Promise<BuiltLayer> {
-  const { source, target, codecs, pool, signal, progress = NO_PROGRESS } = context;
+async function buildOne(context: BuildContext, options: ChunkOptions, layer: Descriptor): Promise<BuiltLayer> {
+  const { source, target, codecs, pool, signal, commits, progress = NO_PROGRESS } = context;
   const shown = { digest: layer.digest, sizeBytes: layer.size };
   progress.layerStarted(shown);
   const blob = await source.openBlob(layer);
@@ -228,7 +235,7 @@ async function buildOne(context: ConvertContext, options: ChunkOptions, layer: D
     };
     const stored = verifiedLayerBytes(blob, layer, watch);
     const tar = codecs.decompressStream(layerFormat(layer.mediaType), stored);
-    await using sink = await target.newBlob();
+    await using sink = commits.sink(await target.newBlob(), { digest: layer.digest });
     const built = await buildLayer(untilVerified(tar, watch), sink, { codecs, pool, options });
     progress.layerDone(shown, { blobBytes: built.blob.sizeBytes });
     return built;
