@@ -435,7 +435,7 @@ print("wrong", wrong, "errors", errors > 0, "reads", reads > 0)
       await child.exited;
       const results: string[] = [];
       for (const reader of outputs) results.push((await restOf(reader)).trim());
-    expect(results).toEqual(results.map(() => "wrong 0 errors True reads True"));
+      expect(results).toEqual(results.map(() => "wrong 0 errors True reads True"));
       await until(() => findMount(mountpoint) === undefined, "no mount");
       await until(() => !isAlive(guard), "the end of the guard");
     },

@@ -52,6 +52,9 @@ async function mountInForeground(request: MountRequest, context: CliContext): Pr
     open: () => sources.open(imageRequest(request), { readTimeoutMs, signal, prefetch, prefetchBytesPerSec, onError }),
     // From here on signals unmount; until then they interrupt as everywhere.
     onReady: () => context.releaseSignals(),
+    onChoice: (line) => {
+      if (context.debug) printStderr(`${line}\n`);
+    },
     onError,
   });
   if (quiet) return;

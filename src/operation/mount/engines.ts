@@ -1,4 +1,5 @@
 import { hasLibc } from "../../os/syscall.ts";
+import { openAutoHost } from "./auto-engine.ts";
 import type { MountEngine } from "./engine.ts";
 import { openErofsHost } from "./erofs-engine.ts";
 import { openFuseNativeHost } from "./fuse-native-engine.ts";
@@ -6,6 +7,7 @@ import { openFuseHost } from "./fuse-session.ts";
 
 /** The ways to mount, by the name that `--engine` takes. */
 export const ENGINES = {
+  auto: { name: "auto", open: openAutoHost },
   fuse: { name: "fuse", open: openFuseHost },
   erofs: { name: "erofs", open: openErofsHost },
   "fuse-native": { name: "fuse-native", open: openFuseNativeHost },

@@ -130,7 +130,42 @@ class ErofsHost implements MountHost {
   }
 }
 
+interface SharedErofs {
+  readonly host: ErofsHost;
+  users: number;
+}
+
+/** All hosts of a process are one: two groups that mark one file would each be asked about what the other one mounts. */
+let current: SharedErofs | undefined;
+
+class ErofsHostShare implements MountHost {
+  readonly #shared: SharedErofs;
+  #isOpen = true;
+
+  constructor(shared: SharedErofs) {
+    this.#shared = shared;
+    shared.users++;
+  }
+
+  get isBroken(): boolean {
+    return this.#shared.host.isBroken;
+  }
+
+  mount(options: MountOptions): Promise<MountSession> {
+    return this.#shared.host.mount(options);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!this.#isOpen) return;
+    this.#isOpen = false;
+    if (--this.#shared.users > 0) return;
+    if (current === this.#shared) current = undefined;
+    await this.#shared.host[Symbol.asyncDispose]();
+  }
+}
+
 /** Opens the way to mount by the kernel's EROFS driver. Its sessions' callers close devices and bootstrap after `done`. */
 export function openErofsHost(): MountHost {
-  return new ErofsHost();
+  if (current === undefined || current.host.isBroken) current = { host: new ErofsHost(), users: 0 };
+  return new ErofsHostShare(current);
 }

@@ -127,7 +127,8 @@ export class Daemon {
   #host(engine: EngineName): MountHost {
     const known = this.#hosts.get(engine);
     if (known !== undefined && !known.isBroken) return known;
-    const host = ENGINES[engine].open({ threads: this.#threads });
+    const { log } = this.#options;
+    const host = ENGINES[engine].open({ threads: this.#threads, onChoice: (line) => log.write(line) });
     this.#hosts.set(engine, host);
     return host;
   }

@@ -1,0 +1,121 @@
+import { tmpdir } from "node:os";
+import { asNydusError, formatError, NydusError } from "../../base/errors.ts";
+import { checkMountpoint, findMount } from "../../os/mount.ts";
+import { hasLibc } from "../../os/syscall.ts";
+import {
+  EROFS_TYPE,
+  type HostOptions,
+  type MountHost,
+  type MountOptions,
+  type MountSession,
+  type SessionStats,
+} from "./engine.ts";
+import { openErofsHost } from "./erofs-engine.ts";
+import { type ErofsProbe, probeErofs } from "./erofs-probe.ts";
+import { openFuseNativeHost } from "./fuse-native-engine.ts";
+import { openFuseHost } from "./fuse-session.ts";
+import { DEFAULT_MOUNT_FLAGS, type MountFlags } from "./mount-flags.ts";
+
+/** Failures of one image or its data, for which FUSE is another way. */
+const OTHER_WAY: readonly string[] = ["EUCLEAN", "ENOTSUP", "EBUSY"];
+
+/** Mounts by the kernel's EROFS driver where that works, else by FUSE. */
+class AutoHost implements MountHost {
+  readonly #options: HostOptions;
+  readonly #erofs = openErofsHost();
+  #fuse: MountHost | undefined;
+  #probe: Promise<ErofsProbe> | undefined;
+
+  constructor(options: HostOptions) {
+    this.#options = options;
+  }
+
+  /** Without EROFS there is still FUSE. */
+  get isBroken(): boolean {
+    return this.#fuse?.isBroken ?? false;
+  }
+
+  async mount(options: MountOptions): Promise<MountSession> {
+    const mountpoint = checkMountpoint(options.mountpoint);
+    if (findMount(mountpoint)?.type === EROFS_TYPE) {
+      throw new NydusError("EBUSY", "Cannot mount: an image is mounted there already", { path: mountpoint });
+    }
+    const { works, why } = await this.#erofsProbe(options.root);
+    const found = works ? refusalOf(options.flags) : why;
+    if (found !== undefined) return this.#mountByFuse(options);
+    try {
+      return await this.#erofs.mount(options);
+    } catch (error) {
+      const failure = asNydusError(error);
+      if (!OTHER_WAY.includes(failure.code) && !this.#erofs.isBroken) throw failure;
+      this.#options.onChoice?.(`engine fuse for ${mountpoint}: ${formatError(failure)}`);
+      return this.#mountByFuse(options);
+    }
+  }
+
+  /** Once a process. */
+  async #erofsProbe(root = tmpdir()): Promise<ErofsProbe> {
+    if (this.#erofs.isBroken) return { works: false, why: "it has failed" };
+    this.#probe ??= probeErofs(this.#erofs, root).then((probe) => {
+      this.#options.onChoice?.(`engine ${probe.works ? "erofs" : "fuse"}: ${probe.why}`);
+      return probe;
+    });
+    return await this.#probe;
+  }
+
+  async #mountByFuse(options: MountOptions): Promise<MountSession> {
+    this.#fuse ??= hasLibc() ? openFuseHost(this.#options) : openFuseNativeHost();
+    const { subtype } = options.flags ?? DEFAULT_MOUNT_FLAGS;
+    return new FuseSessionOfAuto(await this.#fuse.mount(options), `fuse.${subtype}`);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#fuse?.[Symbol.asyncDispose]();
+    await this.#erofs[Symbol.asyncDispose]();
+  }
+}
+
+/** Options that only FUSE has a meaning for. */
+function refusalOf(flags: MountFlags | undefined): string | undefined {
+  if (flags === undefined) return undefined;
+  const { allowOther, fsname, subtype } = flags;
+  const isPlain =
+    allowOther !== false && fsname === DEFAULT_MOUNT_FLAGS.fsname && subtype === DEFAULT_MOUNT_FLAGS.subtype;
+  return isPlain ? undefined : "its mount options are for FUSE";
+}
+
+/** A FUSE mount that says that it is one. */
+class FuseSessionOfAuto implements MountSession {
+  readonly kind: MountSession["kind"];
+  readonly #session: MountSession;
+
+  constructor(session: MountSession, type: string) {
+    this.#session = session;
+    this.kind = { engine: "fuse", type };
+  }
+
+  get mountpoint(): string {
+    return this.#session.mountpoint;
+  }
+
+  get done(): Promise<void> {
+    return this.#session.done;
+  }
+
+  unmount(): Promise<void> {
+    return this.#session.unmount();
+  }
+
+  stats(): SessionStats {
+    return this.#session.stats();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return Promise.resolve(this.#session[Symbol.asyncDispose]());
+  }
+}
+
+/** Opens the way to mount that fits this machine and each image. */
+export function openAutoHost(options: HostOptions = {}): MountHost {
+  return new AutoHost(options);
+}
