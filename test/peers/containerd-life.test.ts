@@ -1,8 +1,9 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { SNAPSHOTS_SERVICE } from "../../src/format/containerd/snapshots-schema.ts";
+import { findRecord } from "../../src/operation/mount/mount-record.ts";
 import { GrpcClient, type Message } from "../../src/os/grpc.ts";
 import {
   differencesFromSource,
@@ -69,11 +70,19 @@ function snapshotter(...path: string[]): string {
   return join(world.host.root, "snapshotter", ...path);
 }
 
-/** What a snapshotter must leave as it is when it ends. */
+/**
+ * What a snapshotter must leave as it is when it ends. Views are left out: nerdctl has looked at an image through them,
+ * and containerd removes them when it has time.
+ */
 function onDisk(): unknown {
   const names = readdirSync(snapshotter("snapshots")).sort();
   const records = names.map((name) => readFileSync(snapshotter("snapshots", name, "snapshot.json"), "utf8"));
-  return { mounts: mountsBelow(world.host.dir), records, removed: readdirSync(snapshotter("removed")) };
+  return { mounts: mountsBelow(world.host.dir), records: records.filter((record) => !record.includes('"view"')) };
+}
+
+async function listedSnapshots(): Promise<string[]> {
+  const listed = await world.host.listed("snapshots", "--snapshotter", "nydus", "ls");
+  return listed.filter((line) => !line.trimEnd().endsWith("View"));
 }
 
 /** Directory of the snapshot that an image's containers stand on. */
@@ -86,15 +95,8 @@ function topOf(image: GoldenImage): string {
 }
 
 function isMounted(image: GoldenImage): boolean {
-  const record = (path: string) =>
-    JSON.parse(readFileSync(path, "utf8")) as { mountpoint: string; pid: number; ready: boolean };
-  const mounts = join(world.host.root, "mounts");
-  return readdirSync(mounts)
-    .filter((name) => /^[0-9a-f]+\.json$/.test(name))
-    .map((name) => record(join(mounts, name)))
-    .some(
-      ({ mountpoint, pid, ready }) => ready && mountpoint === join(topOf(image), "mnt") && existsSync(`/proc/${pid}`),
-    );
+  const mountpoint = join(topOf(image), "mnt");
+  return findRecord(world.host.root, mountpoint)?.state === "serving";
 }
 
 async function until(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
@@ -157,14 +159,14 @@ describe.skipIf(missingPeers().length > 0).each(findContainerds())("with $name r
   test.each(["SIGTERM", "SIGKILL"] as const)(
     "%s of the snapshotter removes and unmounts nothing: containers go on, new ones start, old ones go",
     async (signal) => {
-      const old = await startAll();
+      const old = [await world.run("oci"), await world.run("nydus")]; // on the third image stands nothing
       const before = onDisk();
       expect(await world.stopSnapshotter(signal)).toBe(signal === "SIGTERM" ? 0 : null);
       expect(onDisk()).toEqual(before);
-      await expectRight(...Object.values(old));
+      await expectRight(...old);
       await world.startSnapshotter();
       expect(onDisk()).toEqual(before);
-      await expectRight(...Object.values(old), ...Object.values(await startAll()));
+      await expectRight(...old, ...Object.values(await startAll()));
     },
   );
 
@@ -174,6 +176,8 @@ describe.skipIf(missingPeers().length > 0).each(findContainerds())("with $name r
     await until("reads fail", async () => (await failureOf(old.nydus, "/tail")) === "ENOTCONN");
     await expectRight(old.oci, await world.run("oci"), await world.run("nydus"), await world.run("nerdctl-nydus"));
     expect(await failureOf(old.nydus, "/tail")).toBe("ENOTCONN");
+    const mountpoint = join(topOf("nydus"), "mnt");
+    expect(mountsBelow(snapshotter()).filter((path) => path === mountpoint)).toHaveLength(1);
     await expectRight(old.oci);
     await world.kill(old.nydus);
     await world.start(old.nydus);
@@ -188,6 +192,7 @@ describe.skipIf(missingPeers().length > 0).each(findContainerds())("with $name r
     await world.stopSnapshotter("SIGKILL");
     await world.killDaemon();
     await world.startSnapshotter();
+    await world.cleanup(); // nothing that it may delete is anybody's
     await until("images are mounted", () => isMounted("nydus") && isMounted("nerdctl-nydus"));
     await expectRight(old.oci, ...Object.values(await startAll()));
     await world.setRegistry(true);
@@ -219,11 +224,11 @@ describe.skipIf(missingPeers().length > 0).each(findContainerds())("with $name r
   test.each(Object.entries(DAMAGES))("a database that is %s is made again, and nothing is lost", async (_, damage) => {
     const old = await startAll();
     const before = onDisk();
-    const listed = await world.host.listed("snapshots", "--snapshotter", "nydus", "ls");
+    const listed = await listedSnapshots();
     await world.stopSnapshotter("SIGKILL");
     damage(snapshotter("metadata.sqlite"));
     await world.startSnapshotter();
-    expect(await world.host.listed("snapshots", "--snapshotter", "nydus", "ls")).toEqual(listed);
+    expect(await listedSnapshots()).toEqual(listed);
     expect(onDisk()).toEqual(before);
     await expectRight(old.oci, old.nydus, await world.run("oci"), await world.run("nydus"));
   });
