@@ -10,6 +10,7 @@ const THREAD_ROLES: Readonly<Record<string, () => Promise<unknown>>> = {
   codec: () => import("../os/codec-thread.ts"),
   fuse: () => import("../operation/mount/fuse-thread.ts"),
   erofs: () => import("../operation/mount/erofs-thread.ts"),
+  "bootstrap-check": () => import("../operation/mount/bootstrap-check-thread.ts"),
 };
 
 /** The same of processes that it starts for itself. */

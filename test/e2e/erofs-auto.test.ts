@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -92,6 +92,27 @@ describe.skipIf(!canMount)("--engine auto", () => {
     const session = await mount("fuse", { options: "subtype=other" });
     expect(session.kind).toEqual({ engine: "fuse", type: "fuse.other" });
     await readSome("fuse");
+  });
+
+  test("mounts a large image by FUSE at first, and by EROFS once it has been checked", async () => {
+    const large = join(dir, "large");
+    mkdirSync(large, { recursive: true });
+    const many = makeSyntheticImage(large, { files: 70_000, seed: 6, fileBytes: 16 });
+    const open = async (name: string): Promise<string | undefined> => {
+      const mountpoint = join(dir, name);
+      mkdirSync(mountpoint, { recursive: true });
+      const source = await sources.open(many, { signal: new AbortController().signal });
+      closers.push(async () => source[Symbol.asyncDispose]());
+      const session = await host.mount({ mountpoint, bootstrap: source.bootstrap, devices: source.devices, root });
+      sessions.push(session);
+      expect(await readFile(join(mountpoint, many.pathOf(69_999)))).toEqual(Buffer.from(many.contentOf(69_999)));
+      return session.kind?.engine;
+    };
+    expect(await open("large-1")).toBe("fuse");
+    const digest = new Bun.SHA256().update(readFileSync(many.bootstrapPath)).digest("hex");
+    for (let waited = 0; !existsSync(join(root, "checked", digest)) && waited < 30_000; waited += 50)
+      await Bun.sleep(50);
+    expect(await open("large-2")).toBe("erofs");
   });
 
   test("mounts by FUSE what must not be handed to the kernel", async () => {

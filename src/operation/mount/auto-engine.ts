@@ -2,6 +2,7 @@ import { tmpdir } from "node:os";
 import { asNydusError, formatError, NydusError } from "../../base/errors.ts";
 import { checkMountpoint, findMount } from "../../os/mount.ts";
 import { hasLibc } from "../../os/syscall.ts";
+import { checkForKernel, isCheckQuick } from "./bootstrap-check.ts";
 import {
   EROFS_TYPE,
   type HostOptions,
@@ -43,6 +44,12 @@ class AutoHost implements MountHost {
     const { works, why } = await this.#erofsProbe(options.root);
     const found = works ? refusalOf(options.flags) : why;
     if (found !== undefined) return this.#mountByFuse(options);
+    if (!(await isCheckQuick(options.bootstrap, options.root))) {
+      // Nobody waits for the check of a large image; the next mount profits from it.
+      void checkForKernel(options.bootstrap, options.root).catch(() => undefined);
+      this.#options.onChoice?.(`engine fuse for ${mountpoint}: its bootstrap is large and has not been checked before`);
+      return this.#mountByFuse(options);
+    }
     try {
       return await this.#erofs.mount(options);
     } catch (error) {

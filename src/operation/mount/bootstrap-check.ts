@@ -1,31 +1,54 @@
 import { createHash } from "node:crypto";
+import { closeSync } from "node:fs";
 import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { NydusError } from "../../base/errors.ts";
 import { StagedFile } from "../../content/store/staged-file.ts";
-import { checkForDriver, KERNEL_CHECK_VERSION } from "../../format/rafs/kernel-safe.ts";
+import { KERNEL_CHECK_VERSION } from "../../format/rafs/kernel-safe.ts";
+import type { MappedFile } from "../../os/mmap.ts";
+import { duplicate } from "../../os/quiet-file.ts";
+import { checkBytes, checkFile } from "./bootstrap-check-thread.ts";
 
 /** Where results are kept below the state directory: a file a bootstrap that has passed, named by its digest. */
 const DIR = "checked";
 const PASSED = `passed ${KERNEL_CHECK_VERSION}\n`;
 
+/** Up to so many bytes, some 60,000 files, the check takes less than half a second. */
+const QUICK_BYTES = 12 << 20;
+/** From so many bytes on the check is a thread's. */
+const LARGE_BYTES = 2 << 20;
+
 /**
  * Refuses a bootstrap that the kernel's driver must not be handed. The result is kept, so that the next mount of the
  * same bytes is quick.
- * @param bytes those of the file that is to be mounted
  * @param root directory of all state; nothing is kept unless given
  * @throws EUCLEAN, ENOTSUP
  */
-export async function checkForKernel(bytes: Uint8Array, root: string | undefined): Promise<void> {
-  const path = root === undefined ? undefined : join(root, DIR, createHash("sha256").update(bytes).digest("hex"));
-  if (path !== undefined && (await hasPassed(path))) return;
-  const [finding] = checkForDriver(bytes).findings;
-  if (finding !== undefined) {
-    const { message, offset } = finding;
-    const at = offset === undefined ? {} : { offset };
-    throw new NydusError("EUCLEAN", `Cannot hand bootstrap to the kernel: ${message}`, at);
+export async function checkForKernel({ bytes, fd }: MappedFile, root: string | undefined): Promise<void> {
+  // Before anything is waited for: who closes the file meanwhile must not have another one checked in its place.
+  const copy = bytes.length > LARGE_BYTES && fd !== undefined ? duplicate(fd) : undefined;
+  try {
+    const path = root === undefined ? undefined : pathOf(bytes, root);
+    if (path !== undefined && (await hasPassed(path))) return;
+    const found = copy === undefined ? checkBytes(bytes) : await checkFile(copy);
+    if (found !== undefined) {
+      const { code, message, offset } = found;
+      throw new NydusError(code, message, offset === undefined ? {} : { offset });
+    }
+    if (path !== undefined) await keep(path);
+  } finally {
+    if (copy !== undefined) closeSync(copy);
   }
-  if (path !== undefined) await keep(path);
+}
+
+/** Whether {@link checkForKernel} takes no time for a bootstrap. */
+export async function isCheckQuick({ bytes }: MappedFile, root: string | undefined): Promise<boolean> {
+  if (bytes.length <= QUICK_BYTES) return true;
+  return root !== undefined && (await hasPassed(pathOf(bytes, root)));
+}
+
+function pathOf(bytes: Uint8Array, root: string): string {
+  return join(root, DIR, createHash("sha256").update(bytes).digest("hex"));
 }
 
 async function hasPassed(path: string): Promise<boolean> {

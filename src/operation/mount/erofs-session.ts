@@ -72,7 +72,7 @@ export class ErofsSession implements MountSession {
     const { bootstrap, devices, root, flags = DEFAULT_MOUNT_FLAGS } = this.#options;
     const { fd: imageFd } = bootstrap;
     if (imageFd === undefined) throw new NydusError("ENOTSUP", "Cannot mount by EROFS: the bootstrap is not a file");
-    await checkForKernel(bootstrap.bytes, root);
+    await checkForKernel(bootstrap, root);
     try {
       await this.#acquire();
       const deviceFds = devices.map(({ fd }) => fd);
