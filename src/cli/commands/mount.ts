@@ -151,7 +151,12 @@ e.g., 'nydus mount oci:./alpine:nydus /mnt'
         "Mount options as fusermount3 has them: allow_other, suid, dev, noexec, fsname=, subtype=, max_read=",
     },
     foreground: { type: "boolean", description: "Serve the mount in this process" },
-    engine: { type: "enum", options: Object.keys(ENGINES), default: DEFAULT_ENGINE, description: "How to mount" },
+    engine: {
+      type: "enum",
+      options: Object.keys(ENGINES),
+      default: DEFAULT_ENGINE,
+      description: "How to mount; auto tries erofs",
+    },
     "read-timeout": {
       type: "string",
       valueHint: "TIME",

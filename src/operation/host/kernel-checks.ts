@@ -93,7 +93,7 @@ async function checkErofs(env: DoctorEnv): Promise<Finding> {
   const found = hasFileSystem(env, "erofs");
   if (found === "missing") return skip("the kernel does not have it; images are mounted by FUSE");
   const fromFiles = isAtLeast(env.kernelRelease, EROFS_FILES_KERNEL) ? ", also from files" : "";
-  return ok(`the kernel has it${fromFiles}; images are mounted by FUSE`);
+  return ok(`the kernel has it${fromFiles}`);
 }
 
 async function checkOpenFiles({ readText }: DoctorEnv): Promise<Finding> {

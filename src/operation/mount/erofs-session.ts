@@ -81,6 +81,9 @@ export class ErofsSession implements MountSession {
       this.#minor = findMount(this.mountpoint)?.minor;
       const minor = this.#minor;
       if (minor === undefined) throw new NydusError("EFAULT", "Cannot mount: the mount does not show up in mountinfo");
+      if (this.#names.length === 0) {
+        throw new NydusError("ENOTSUP", "Cannot mount by EROFS: /sys/fs/erofs does not say which file systems live");
+      }
       const { mountpoint } = this;
       this.#shared.guardian.add({ id: this.#id, mountpoint, minor, names: this.#names });
       setErofsReadAhead(this.#names, READ_AHEAD_BYTES);

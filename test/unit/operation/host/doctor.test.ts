@@ -122,7 +122,7 @@ describe("the kernel's checks", () => {
       "EROFS of before files could be mounted",
       "erofs",
       { readText: systems("\terofs\n"), kernelRelease: "6.1.0" },
-      ["ok", "it; images"],
+      ["ok", "the kernel has it"],
     ],
     ["no EROFS", "erofs", { readText: systems("") }, ["skip", "FUSE"]],
     ["64 open files", "open files", { readText: limits("64") }, ["warn", "ulimit -n 256"]],
