@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { SNAPSHOTS_SERVICE } from "../../src/format/containerd/snapshots-schema.ts";
@@ -7,9 +7,9 @@ import { GrpcClient, type Message } from "../../src/os/grpc.ts";
 import { startSleeper } from "./container-tree.ts";
 import { ContainerdHost } from "./containerd.ts";
 import { chainOf, isNydus } from "./containerd-chains.ts";
+import { cachesOf, haveDirectories, ModelError, remainsOf } from "./containerd-disk.ts";
 import { GOLDEN_IMAGES, type GoldenImage, goldenTree, pushGolden } from "./containerd-images.ts";
 import { type DockerRegistry, startDockerRegistry } from "./docker-registry.ts";
-import { mountsBelow } from "./leftovers.ts";
 import type { Containerd } from "./peers.ts";
 import type { Random } from "./random.ts";
 import type { CommandResult } from "./shell.ts";
@@ -19,6 +19,10 @@ const READ_MS = 60_000;
 const SETTLE_MS = 20_000;
 const POLL_MS = 50;
 const LOOKS = 5;
+/** How long what has been read may not be durable: the daemon makes it so every 2 s. */
+const DURABLE_MS = 6_000;
+/** A snapshot that only shows that one can be made. */
+const PROBE = "probe";
 const IDLE_DAEMON = "1s";
 /** What containers of a test write, and where. */
 const NOTE = "/data/note";
@@ -26,9 +30,6 @@ const NOTE = "/data/note";
 const SUM = "/dev/shm/sum";
 /** What starting a container reads of its image. */
 const READ_BY_START = "/etc/passwd";
-
-/** The servers; and what a containerd that dies while it starts a container loses for ever. */
-const KEPT_PROCESSES = / (snapshotter --address|--config) |containerd-shim|_NERDCTL_INTERNAL_LOGGING/;
 
 /** A container as the model knows it. */
 export interface ModelContainer {
@@ -40,9 +41,6 @@ export interface ModelContainer {
   /** What it has written to a file of its own. */
   note: string | undefined;
 }
-
-/** What is not as the model has it. */
-export class ModelError extends Error {}
 
 /** Files that are compared, with their digests. */
 const FILES: ReadonlyMap<string, string> = new Map(
@@ -62,8 +60,10 @@ export class ContainerdWorld implements AsyncDisposable {
   /** Images that have been pulled, and not removed. */
   readonly pulled = new Set<GoldenImage>();
   readonly containers = new Map<string, ModelContainer>();
-  /** Files of Nydus images that must be readable without a registry: they have been read, and the daemon lived on. */
-  readonly #cached = new Map<GoldenImage, Set<string>>();
+  /** Files of Nydus images that must be readable without a registry, with the time at which they were first read. */
+  readonly #cached = new Map<GoldenImage, Map<string, number>>();
+  /** Files of cached blobs, as they were when last looked at. */
+  readonly #caches = new Map<GoldenImage, readonly string[]>();
   #isSnapshotterUp = true;
   /** Reads that were compared. */
   reads = 0;
@@ -122,14 +122,14 @@ export class ContainerdWorld implements AsyncDisposable {
     const id = await startSleeper(this.host, this.reference(image));
     const container = { id, image, isRunning: true, isServed: true, note: undefined };
     this.containers.set(id, container);
-    this.#cachedOf(image).add(READ_BY_START);
+    this.#noteRead(image, READ_BY_START);
     return container;
   }
 
   async start(container: ModelContainer): Promise<void> {
     await this.host.ok("nerdctl", "start", container.id);
     Object.assign(container, { isRunning: true, isServed: true });
-    this.#cachedOf(container.image).add(READ_BY_START);
+    this.#noteRead(container.image, READ_BY_START);
   }
 
   async kill(container: ModelContainer): Promise<void> {
@@ -188,8 +188,14 @@ export class ContainerdWorld implements AsyncDisposable {
     if (this.#isSnapshotterUp) return;
     await this.host.startSnapshotter();
     this.#isSnapshotterUp = true;
+    // What containerd answers from its own database says nothing.
+    const snapshots = ["snapshots", "--snapshotter", "nydus"];
     for (let waited = 0; waited < SETTLE_MS; waited += POLL_MS) {
-      if ((await this.host.ctr("snapshots", "--snapshotter", "nydus", "ls")).status === 0) return;
+      if ((await this.host.ctr(...snapshots, "prepare", PROBE)).status === 0) {
+        await this.host.ok("ctr", ...snapshots, "rm", PROBE);
+        return;
+      }
+      await Bun.sleep(POLL_MS);
     }
     throw new ModelError(`containerd does not find the snapshotter: ${this.host.log("containerd")}`);
   }
@@ -203,7 +209,7 @@ export class ContainerdWorld implements AsyncDisposable {
     await this.host.startContainerd();
   }
 
-  /** Kills the process that serves the mounts, if there is one. What it has read lately is not durable. */
+  /** Kills the process that serves the mounts, if there is one. What it has read lately is not durable, and read again. */
   async killDaemon(): Promise<void> {
     const { stdout, status } = await this.host.nydus("--root", this.host.root, "daemon", "status", "--json");
     if (status !== 0) return;
@@ -216,7 +222,10 @@ export class ContainerdWorld implements AsyncDisposable {
   }
 
   daemonDied(): void {
-    this.#cached.clear();
+    const durable = Date.now() - DURABLE_MS;
+    for (const cached of this.#cached.values()) {
+      for (const [path, readMs] of [...cached]) if (readMs > durable) cached.delete(path);
+    }
     for (const container of this.containers.values()) container.isServed = !isNydus(container.image);
   }
 
@@ -252,9 +261,11 @@ export class ContainerdWorld implements AsyncDisposable {
       if (container.isRunning) await this.#checkReads(container, random);
     }
     // containerd removes what it has no use for while we look
-    for (let looks = LOOKS; !(await this.#checkSnapshots()); looks--) {
+    const tops = [...this.containers.keys(), ...[...this.pulled].map(chainOf)];
+    for (let looks = LOOKS; !(await haveDirectories(this.host, tops)); looks--) {
       if (looks === 0) throw new ModelError("there are snapshots without directories");
     }
+    this.#checkCaches();
   }
 
   async #checkReads(container: ModelContainer, random: Random): Promise<void> {
@@ -287,7 +298,7 @@ export class ContainerdWorld implements AsyncDisposable {
     const { image, isServed } = container;
     if (found === FILES.get(path)) {
       this.reads++;
-      if (isServed) this.#cachedOf(image).add(path);
+      if (isServed) this.#noteRead(image, path);
       return;
     }
     const isDigest = /^[0-9a-f]{64}$/.test(found);
@@ -296,29 +307,16 @@ export class ContainerdWorld implements AsyncDisposable {
     throw new ModelError(`${container.id} of ${image} reads ${path} as ${found} (${state})`);
   }
 
-  /**
-   * Every container has its snapshot, every image the top of its chain, and all that these stand on.
-   * @returns false when there are fewer directories than snapshots
-   */
-  async #checkSnapshots(): Promise<boolean> {
-    const client = new GrpcClient(this.host.snapshotterAddress);
-    const parents = new Map<string, string>();
-    try {
-      for await (const { info } of client.stream(SNAPSHOTS_SERVICE, "List", { filters: [] })) {
-        for (const { name, parent } of info as { name: string; parent: string }[]) parents.set(name, parent);
-      }
-    } finally {
-      client[Symbol.dispose]();
+  /** A blob that is cached stays so while there is an image that needs it. */
+  #checkCaches(): void {
+    const needed = GOLDEN_IMAGES.filter((image) => this.pulled.has(image) || this.isUsed(image));
+    for (const image of this.#caches.keys()) if (!needed.includes(image)) this.#caches.delete(image);
+    for (const image of needed) {
+      const found = cachesOf(this.host, image);
+      const lost = (this.#caches.get(image) ?? []).filter((name) => !found.includes(name));
+      if (lost.length > 0) throw new ModelError(`caches of ${image} are gone: ${lost.join(", ")}`);
+      this.#caches.set(image, found);
     }
-    const needed = [...this.containers.keys(), ...[...this.pulled].map(chainOf)];
-    for (const name of needed) {
-      if (![...parents.keys()].some((key) => key.endsWith(`/${name}`)))
-        throw new ModelError(`snapshot ${name} is missing`);
-    }
-    for (const [name, parent] of parents) {
-      if (parent !== "" && !parents.has(parent)) throw new ModelError(`${name} stands on ${parent}, which is missing`);
-    }
-    return names(join(this.host.root, "snapshotter", "snapshots")).length >= parents.size;
   }
 
   /** Removes everything, and waits until nothing is left but the two servers. */
@@ -335,21 +333,7 @@ export class ContainerdWorld implements AsyncDisposable {
 
   /** What is there though nothing needs it, when there are neither images nor containers. */
   remains(): string[] {
-    const { dir, root } = this.host;
-    const left = (folder: string, keep = /^$/): string[] =>
-      names(join(root, folder))
-        .filter((name) => !keep.test(name))
-        .map((name) => `${folder}/${name}`);
-    const processes = this.host.processes().map(commandLine);
-    return [
-      ...mountsBelow(dir),
-      ...["snapshotter/snapshots", "snapshotter/removed", "snapshotter/damaged", "bootstraps"].flatMap((one) =>
-        left(one),
-      ),
-      ...left("cache", /\.lock$/),
-      ...left("mounts"),
-      ...processes.filter((line) => line !== "" && !KEPT_PROCESSES.test(line)),
-    ];
+    return remainsOf(this.host);
   }
 
   /** Process of a running container, from the bundle that its shim wrote. */
@@ -359,10 +343,15 @@ export class ContainerdWorld implements AsyncDisposable {
     return pid > 0 && existsSync(`/proc/${pid}/root/busybox`) ? pid : undefined;
   }
 
-  #cachedOf(image: GoldenImage): Set<string> {
-    const found = this.#cached.get(image) ?? new Set();
+  #cachedOf(image: GoldenImage): Map<string, number> {
+    const found = this.#cached.get(image) ?? new Map();
     this.#cached.set(image, found);
     return found;
+  }
+
+  #noteRead(image: GoldenImage, path: string): void {
+    const cached = this.#cachedOf(image);
+    if (!cached.has(path)) cached.set(path, Date.now());
   }
 
   #expect({ status, stderr }: CommandResult, succeeds: boolean, what: string): void {
@@ -387,17 +376,5 @@ export class ContainerdWorld implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.host[Symbol.asyncDispose]();
     await this.registry[Symbol.asyncDispose]();
-  }
-}
-
-function names(dir: string): string[] {
-  return existsSync(dir) ? readdirSync(dir) : [];
-}
-
-function commandLine(pid: number): string {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ");
-  } catch {
-    return ""; // gone
   }
 }
