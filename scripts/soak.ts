@@ -3,6 +3,7 @@ import { runModel } from "../test/kit/containerd-model.ts";
 import { compareWithOverlayfs, overlayMissing } from "../test/kit/overlay-oracle.ts";
 import { findContainerds, missingPeers } from "../test/kit/peers.ts";
 import { cutPower, powerCutMissing } from "../test/kit/power-cut.ts";
+import { mountManyFiles, mountMissing } from "./soak-files.ts";
 
 /** One long run; returns whether all was well. */
 interface Soak {
@@ -30,7 +31,18 @@ const SOAKS: Readonly<Record<string, Soak>> = {
     meaning: "do COUNT (3000) random operations with real containerds, 300 to a seed, and compare with a model",
     run: soakContainerd,
   },
+  files: {
+    usage: "files [COUNT]",
+    meaning: "mount and list an image of COUNT (1000000) files: seconds, and memory of the daemon's own",
+    run: soakFiles,
+  },
 };
+
+async function soakFiles(args: readonly string[]): Promise<boolean> {
+  const missing = mountMissing();
+  if (missing !== undefined) throw new Error(`nothing can be mounted here: ${missing}`);
+  return await mountManyFiles(numberOf(args[0], 1_000_000));
+}
 
 async function soakOverlay(args: readonly string[]): Promise<boolean> {
   const missing = overlayMissing();

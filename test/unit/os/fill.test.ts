@@ -82,3 +82,31 @@ test("a device that takes no writes is an error of every chunk", async () => {
     expect(results.map((failure) => failure?.code)).toEqual(["EIO", "EIO", "EIO"]);
   });
 });
+
+test("small units, digested together, and large ones between them are each judged by themselves", async () => {
+  await withDevice(async (fd, path) => {
+    await using pool = openCodecPool({ threads: 1 });
+    const sizes = Array.from({ length: 60 }, (_, i) => (i % 7 === 6 ? 150_000 : 1 + ((i * 7919) % 60_000)));
+    const wrong = new Set([0, 6, 11, 33, 59]);
+    const starts = sizes.map((_, i) => sizes.slice(0, i).reduce((sum, size) => sum + size, 0));
+    const data = Uint8Array.from({ length: sizes.reduce((sum, size) => sum + size, 0) }, (_, i) => (i * 31) % 253);
+    const content = sizes.map((size, i) => data.slice(starts[i], (starts[i] as number) + size));
+    const units = sizes.flatMap((size, i) => [starts[i] as number, size, 0, size, 1]);
+    const chunks = sizes.flatMap((size, i) => [i * 155_648, 0, size, CHUNK_CHECK.digest]);
+    const digests = new Uint8Array(sizes.length * 32);
+    for (const [i, bytes] of content.entries()) {
+      digests.set(createHash("sha256").update(bytes).digest(), i * 32);
+      if (wrong.has(i)) digests[i * 32 + 31] = (digests[i * 32 + 31] ?? 0) ^ 1;
+    }
+    const rows = { units: new Float64Array(units), chunks: new Float64Array(chunks), digests };
+    const results = await pool.fill({ data, digester: "sha256", ...rows, deviceFd: fd }, { isUrgent: false });
+    expect(results.map((failure) => failure?.code)).toEqual(
+      sizes.map((_, i) => (wrong.has(i) ? "EBADMSG" : undefined)),
+    );
+    const device = readFileSync(path);
+    for (const [i, bytes] of content.entries()) {
+      const found = device.subarray(i * 155_648, i * 155_648 + bytes.length);
+      expect(found.equals(wrong.has(i) ? Buffer.alloc(found.length) : Buffer.from(bytes))).toBe(true);
+    }
+  });
+});

@@ -1,7 +1,13 @@
 import { describe, expect, test } from "bun:test";
 import { NydusError } from "../../../../src/base/errors.ts";
 import type { ChunkMap } from "../../../../src/format/rafs/chunk-map.ts";
-import { buildChunkTable, chunkCount, findChunk, isRangeReady } from "../../../../src/operation/mount/chunk-table.ts";
+import {
+  buildChunkTable,
+  chunkCount,
+  findChunk,
+  isRangeReady,
+  isReadyBefore,
+} from "../../../../src/operation/mount/chunk-table.ts";
 import { evenChunks } from "../../../kit/raw-device.ts";
 
 /** Chunks at given places, as [first block, bytes]. */
@@ -68,4 +74,12 @@ describe("chunk tables", () => {
     expect(() => isRangeReady(table, ready, { start: 0, end: 8193 })).toThrow(NydusError);
     expect(() => isRangeReady(table, ready, { start: 12288, end: 12289 })).toThrow(NydusError);
   });
+});
+
+test("isReadyBefore() looks at the chunk at a place, or the nearest one before it", () => {
+  const table = new Uint32Array(new SharedArrayBuffer(3 * 8));
+  table.set([1, 5000, 3, 4096, 9, 100]); // at 4096, 12288 and 36864
+  const ready = new Uint8Array([0b010]);
+  const found = [0, 4096, 12287, 12288, 36863, 36864, 2 ** 40].map((at) => isReadyBefore(table, ready, at));
+  expect(found).toEqual([false, false, false, true, true, false, false]);
 });
