@@ -23,12 +23,13 @@ const OTHER_WAY: readonly string[] = ["EUCLEAN", "ENOTSUP", "EBUSY"];
 /** Mounts by the kernel's EROFS driver where that works, else by FUSE. */
 class AutoHost implements MountHost {
   readonly #options: HostOptions;
-  readonly #erofs = openErofsHost();
+  readonly #erofs: MountHost;
   #fuse: MountHost | undefined;
   #probe: Promise<ErofsProbe> | undefined;
 
   constructor(options: HostOptions) {
     this.#options = options;
+    this.#erofs = openErofsHost(options);
   }
 
   /** Without EROFS there is still FUSE. */

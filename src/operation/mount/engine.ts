@@ -82,6 +82,8 @@ export interface MountHost extends AsyncDisposable {
 export interface HostOptions {
   /** Threads that answer the kernel, for all mounts together; 2 unless given. */
   readonly threads?: number | undefined;
+  /** Reads that wait for data at once, by EROFS; 1,024 unless given, each with a descriptor. */
+  readonly pendingReads?: number | undefined;
   /** Hears which way was chosen, and why, where there is a choice. */
   readonly onChoice?: ((line: string) => void) | undefined;
 }

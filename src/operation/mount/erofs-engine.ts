@@ -3,12 +3,12 @@ import { asNydusError, NydusError } from "../../base/errors.ts";
 import { isSuperblockAlive } from "../../os/erofs-mount.ts";
 import { type FanotifyGroup, openFanotify } from "../../os/fanotify.ts";
 import { checkMountpoint, findMount } from "../../os/mount.ts";
-import { EROFS_TYPE, type MountHost, type MountOptions, type MountSession } from "./engine.ts";
+import { EROFS_TYPE, type HostOptions, type MountHost, type MountOptions, type MountSession } from "./engine.ts";
 import { MarkedFiles } from "./erofs-files.ts";
 import { Guardian } from "./erofs-guardian.ts";
 import { type AbandonedMount, ErofsSession } from "./erofs-session.ts";
 import type { ErofsMessage } from "./erofs-thread.ts";
-import { ErofsWatch } from "./erofs-watch.ts";
+import { ErofsWatch, type WatchListener } from "./erofs-watch.ts";
 
 /** How often it is looked whether given-up mounts are still in use. */
 const ABANDONED_MS = 1_000;
@@ -23,12 +23,17 @@ interface Opened {
 
 /** The mounts of this process by the kernel's EROFS driver. Opened at the first mount. */
 class ErofsHost implements MountHost {
+  readonly #pendingReads: number | undefined;
   readonly #sessions = new Set<ErofsSession>();
   readonly #abandoned = new Set<AbandonedMount>();
   #opened: Opened | undefined;
   #failure: NydusError | undefined;
   #nextId = 1;
   #timer: ReturnType<typeof setInterval> | undefined;
+
+  constructor({ pendingReads }: HostOptions) {
+    this.#pendingReads = pendingReads;
+  }
 
   get isBroken(): boolean {
     return this.#failure !== undefined;
@@ -57,7 +62,8 @@ class ErofsHost implements MountHost {
     let watch: ErofsWatch | undefined;
     try {
       const fail = (error: NydusError): void => this.#fail(error);
-      watch = new ErofsWatch(group, { onMessage: (message) => this.#onMessage(message), onFailure: fail });
+      const onMessage: WatchListener["onMessage"] = (message) => this.#onMessage(message);
+      watch = new ErofsWatch(group, { onMessage, onFailure: fail }, this.#pendingReads);
       const guardian = new Guardian(group, fail);
       const files = new MarkedFiles({ group, watch, guardian });
       this.#opened = { group, watch, guardian, files };
@@ -164,8 +170,11 @@ class ErofsHostShare implements MountHost {
   }
 }
 
-/** Opens the way to mount by the kernel's EROFS driver. Its sessions' callers close devices and bootstrap after `done`. */
-export function openErofsHost(): MountHost {
-  if (current === undefined || current.host.isBroken) current = { host: new ErofsHost(), users: 0 };
+/**
+ * Opens the way to mount by the kernel's EROFS driver. Its sessions' callers close devices and bootstrap after `done`.
+ * @param options of the first that is open
+ */
+export function openErofsHost(options: HostOptions = {}): MountHost {
+  if (current === undefined || current.host.isBroken) current = { host: new ErofsHost(options), users: 0 };
   return new ErofsHostShare(current);
 }

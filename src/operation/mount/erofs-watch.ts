@@ -29,7 +29,7 @@ export class ErofsWatch {
   readonly #group: FanotifyGroup;
   readonly #listener: WatchListener;
   readonly #poll = openPoll();
-  readonly #slots = new EventSlots(makeSlots(MAX_SLOTS));
+  readonly #slots: EventSlots;
   readonly #starved = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
   readonly #orders: MessageChannel;
   readonly #thread: ReturnType<typeof spawnThread>;
@@ -40,8 +40,9 @@ export class ErofsWatch {
   #closing = false;
   #drain: ReturnType<typeof setInterval> | undefined;
 
-  constructor(group: FanotifyGroup, listener: WatchListener) {
+  constructor(group: FanotifyGroup, listener: WatchListener, slots = MAX_SLOTS) {
     this.#group = group;
+    this.#slots = new EventSlots(makeSlots(slots));
     this.#listener = listener;
     this.#orders = new MessageChannel();
     const { port2 } = this.#orders;
