@@ -22,7 +22,7 @@ const LOOKS = 5;
 /** How long what has been read may not be durable: the daemon makes it so every 2 s. */
 const DURABLE_MS = 6_000;
 /** A snapshot that only shows that one can be made. */
-const PROBE = "probe";
+export const PROBE = "probe";
 const IDLE_DAEMON = "1s";
 /** What containers of a test write, and where. */
 const NOTE = "/data/note";

@@ -14,7 +14,7 @@ import {
 import type { ContainerdHost } from "../kit/containerd.ts";
 import { chainOf, isNydus } from "../kit/containerd-chains.ts";
 import { type GoldenImage, goldenTree } from "../kit/containerd-images.ts";
-import { ContainerdWorld, type ModelContainer } from "../kit/containerd-world.ts";
+import { ContainerdWorld, type ModelContainer, PROBE } from "../kit/containerd-world.ts";
 import { mountsBelow } from "../kit/leftovers.ts";
 import { findContainerds, missingPeers } from "../kit/peers.ts";
 import type { TreeEntry } from "../kit/tree.ts";
@@ -71,13 +71,17 @@ function snapshotter(...path: string[]): string {
 }
 
 /**
- * What a snapshotter must leave as it is when it ends. Views are left out: nerdctl has looked at an image through them,
- * and containerd removes them when it has time.
+ * What a snapshotter must leave as it is when it ends. Left out is what containerd removes when it has time: views, by
+ * which nerdctl has looked at an image, and the world's probes.
  */
 function onDisk(): unknown {
   const names = readdirSync(snapshotter("snapshots")).sort();
   const records = names.map((name) => readFileSync(snapshotter("snapshots", name, "snapshot.json"), "utf8"));
-  return { mounts: mountsBelow(world.host.dir), records: records.filter((record) => !record.includes('"view"')) };
+  const kept = records.filter((record) => {
+    const { key, kind } = JSON.parse(record) as { key: string; kind: string };
+    return kind !== "view" && !key.endsWith(`/${PROBE}`);
+  });
+  return { mounts: mountsBelow(world.host.dir), records: kept };
 }
 
 async function listedSnapshots(): Promise<string[]> {
