@@ -5,7 +5,7 @@ import { findContainerds, missingPeers } from "../kit/peers.ts";
 const SEED = 1;
 /** Steps with the newest containerd, and with an older one: all calls of it are the same. */
 const STEPS_NEWEST = 300;
-const STEPS_OTHERS = 60;
+const STEPS_OTHERS = 100;
 
 const newest = findContainerds().at(-1);
 const RUNS = findContainerds().map((containerd) => ({
