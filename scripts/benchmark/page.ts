@@ -61,7 +61,8 @@ ${missing.length === 0 ? "" : `\nWithout figures here:\n\n${missing.join("\n")}\
 - Cold import: \`chroot MOUNTPOINT python3 -c 'import numpy'\` in a new mount of an image in docker-registry, behind a proxy that
   plays a link of 400 Mbit/s with 10 ms a round trip (\`scripts/bench proxy\`). Mounting is not counted, nor its bytes.
 - Memory: of all processes that serve the mounts. 20 mounts of nydusd are one process.
-- WASM core: pieces of 1 MiB of the image, one thread, beside the same operation of Bun where it has one.
+- WASM core: pieces of 1 MiB of the image, one thread, beside the same operation of Bun where it has one; results
+  are given back at once, as the program does, so that decoding does not measure the garbage collector.
 
 ## Where
 
