@@ -327,8 +327,11 @@ export class ContainerdWorld implements AsyncDisposable {
     const leases = await this.host.listed("leases", "ls", "-q");
     for (const lease of leases) await this.host.ok("ctr", "leases", "rm", "--sync", lease);
     await this.host.nerdctl("image", "prune", "-a", "-f");
-    await this.cleanup();
-    await this.#until("everything is gone", () => this.remains().length === 0);
+    // What a process that is just dying holds goes with the next one, as after each of containerd's collections.
+    await this.#until("everything is gone", async () => {
+      await this.cleanup();
+      return this.remains().length === 0;
+    });
   }
 
   /** What is there though nothing needs it, when there are neither images nor containers. */
@@ -360,9 +363,9 @@ export class ContainerdWorld implements AsyncDisposable {
     throw new ModelError(`${what} ${succeeds ? "fails" : "does not fail"}: ${stderr}\n${logs}`);
   }
 
-  async #until(what: string, holds: () => boolean): Promise<void> {
+  async #until(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
     for (let waited = 0; waited < SETTLE_MS; waited += POLL_MS) {
-      if (holds()) return;
+      if (await holds()) return;
       await Bun.sleep(POLL_MS);
     }
     throw new ModelError(`not so after ${SETTLE_MS} ms: ${what}; there remain ${this.remains().join(", ")}`);
