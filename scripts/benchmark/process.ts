@@ -63,8 +63,14 @@ export class Server implements AsyncDisposable {
   readonly #child: Bun.Subprocess<"ignore", "pipe", "pipe">;
   readonly #output: Promise<string>;
 
-  constructor(command: readonly string[]) {
-    this.#child = Bun.spawn([...command], { stdin: "ignore", stdout: "pipe", stderr: "pipe" });
+  /** @param env its whole environment; this process's unless given */
+  constructor(command: readonly string[], env?: Readonly<Record<string, string>>) {
+    this.#child = Bun.spawn([...command], {
+      stdin: "ignore",
+      stdout: "pipe",
+      stderr: "pipe",
+      ...(env && { env: { ...env } }),
+    });
     const { stdout, stderr } = this.#child;
     this.#output = Promise.all([new Response(stdout).text(), new Response(stderr).text()]).then((all) =>
       all.join("\n"),

@@ -1,6 +1,7 @@
 import type { Benchmark } from "./benchmark.ts";
 import { blobSize } from "./rows/blob-size.ts";
 import { coldStart } from "./rows/cold-start.ts";
+import { containerdRun, containerdRunOci } from "./rows/containerd-run.ts";
 import { convertCores, convertImage, convertLayer } from "./rows/convert.ts";
 import { coreSpeed } from "./rows/core-speed.ts";
 import { memory } from "./rows/memory.ts";
@@ -18,6 +19,8 @@ export const BENCHMARKS: readonly Benchmark[] = [
   mountRead,
   mountFio,
   coldStart,
+  containerdRun,
+  containerdRunOci,
   pull,
   memory,
   start,

@@ -1,0 +1,144 @@
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { writeContainerdConfig } from "../../test/kit/containerd-config.ts";
+import {
+  fifoDirs,
+  killProcessesOf,
+  processesOf,
+  removeCgroups,
+  removeFifos,
+  unmountBelow,
+  unusedFifosSince,
+} from "../../test/kit/leftovers.ts";
+import { type Containerd, findContainerds, missingPeers, NERDCTL } from "../../test/kit/peers.ts";
+import { Missing } from "./benchmark.ts";
+import type { Lab } from "./lab.ts";
+import { type Finished, Server } from "./process.ts";
+
+/** A snapshotter of containerd, as one side of a benchmark has it. */
+export interface Snapshotter {
+  /** As containerd knows it: one of its own, or the one behind {@link socketOf}. */
+  readonly name: "nydus" | "overlayfs";
+  /** The command that serves it below a directory, which is made; undefined for containerd's own. */
+  readonly command?: ((dir: string) => readonly string[]) | undefined;
+}
+
+/** runc's state of containers, wherever containerd's is. */
+const RUNC_ROOT = "/run/containerd/runc";
+/** Files of this process id and number, so that containers of different hosts never meet. */
+let hosts = 0;
+
+/** Where a snapshotter below a directory listens. */
+export function socketOf(dir: string): string {
+  return join(dir, "snapshotter.sock");
+}
+
+/** Where containerd below a directory listens. */
+export function containerdSocketOf(dir: string): string {
+  return join(dir, "containerd.sock");
+}
+
+/** The containerd that benchmarks run with. @throws Missing */
+export function needContainerd(): Containerd {
+  const missing = missingPeers();
+  const found = findContainerds().findLast(({ configVersion }) => configVersion === 3);
+  if (missing.length > 0) throw new Missing(`there is no ${missing.join(", ")} (scripts/peers builds the programs)`);
+  if (found === undefined) throw new Missing("there is no containerd 2 (scripts/peers builds it)");
+  return found;
+}
+
+/** A containerd with one snapshotter, both new and empty. Disposing leaves nothing of it, its containers included. */
+export class ContainerdHost implements AsyncDisposable {
+  readonly dir: string;
+  readonly #lab: Lab;
+  readonly #snapshotter: Snapshotter;
+  readonly #namespace: string;
+  readonly #containerd: Containerd;
+  readonly #fifosBefore = fifoDirs();
+  readonly #servers: Server[] = [];
+
+  private constructor(lab: Lab, snapshotter: Snapshotter) {
+    const number = hosts++;
+    this.#lab = lab;
+    this.#snapshotter = snapshotter;
+    this.#namespace = `nydus-bench-${process.pid}-${number}`;
+    this.#containerd = needContainerd();
+    this.dir = join(lab.options.dir, `c${number}`); // short: names of sockets are below it
+    mkdirSync(this.dir);
+  }
+
+  static async start(lab: Lab, snapshotter: Snapshotter): Promise<ContainerdHost> {
+    const host = lab.own(new ContainerdHost(lab, snapshotter));
+    await host.#start();
+    return host;
+  }
+
+  async #start(): Promise<void> {
+    const { dir } = this;
+    writeContainerdConfig(dir, this.#containerd);
+    const command = this.#snapshotter.command?.(dir);
+    if (command !== undefined) await this.#serve("the snapshotter", command, () => existsSync(socketOf(dir)));
+    const containerd = [this.#containerd.binary, "--config", join(dir, "config.toml"), "--log-level", "error"];
+    await this.#serve("containerd", containerd, () => this.#answers());
+  }
+
+  async #serve(what: string, command: readonly string[], isReady: () => boolean | Promise<boolean>): Promise<void> {
+    const server = new Server(command, this.#env());
+    this.#servers.push(server);
+    await server.untilReady(what, isReady);
+  }
+
+  #answers(): boolean {
+    return spawnSync(this.#containerd.ctr, ["snapshots", "ls"], { env: this.#env() }).status === 0;
+  }
+
+  /** Runs nerdctl, which must succeed. */
+  async nerdctl(...args: string[]): Promise<Finished> {
+    return await this.#lab.run([NERDCTL, ...args], this.#env());
+  }
+
+  /** The processes that serve snapshots and mounts: what there is here besides containerd and its shims. */
+  servingPids(): number[] {
+    const isServing = (pid: number): boolean => !/containerd(-shim-runc-v2)?$/.test(programOf(pid));
+    return processesOf(this.dir).filter(isServing);
+  }
+
+  #env(): Record<string, string> {
+    return {
+      ...(process.env as Record<string, string>),
+      PATH: this.#containerd.path,
+      CONTAINERD_ADDRESS: containerdSocketOf(this.dir),
+      CONTAINERD_NAMESPACE: this.#namespace,
+      CONTAINERD_SNAPSHOTTER: this.#snapshotter.name,
+      NERDCTL_TOML: join(this.dir, "nerdctl.toml"),
+      DOCKER_CONFIG: join(this.dir, "docker"),
+    };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!existsSync(this.dir)) return;
+    for (const server of this.#servers.reverse()) await server[Symbol.asyncDispose]();
+    await killProcessesOf(this.dir);
+    this.#deleteContainers();
+    await removeCgroups(this.#namespace);
+    await unmountBelow(this.dir);
+    removeFifos(unusedFifosSince(this.#fifosBefore));
+    rmSync(this.dir, { recursive: true, force: true });
+  }
+
+  #deleteContainers(): void {
+    const root = join(RUNC_ROOT, this.#namespace);
+    const ids = existsSync(root) ? readdirSync(root) : [];
+    for (const id of ids) spawnSync("runc", ["--root", root, "delete", "--force", id]);
+    rmSync(root, { recursive: true, force: true });
+  }
+}
+
+function programOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0")[0] ?? "";
+  } catch {
+    return ""; // gone already
+  }
+}
