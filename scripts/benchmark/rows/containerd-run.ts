@@ -48,53 +48,43 @@ async function pullAndRun(
   return { seconds, megabytes: (proxy.traffic.downBytes - before) / MEGA };
 }
 
-/** A container's first start, beside nydus-snapshotter and nydusd. */
-export const containerdRun: Benchmark = {
-  name: "containerd-run",
-  peer: "nydus-snapshotter",
-  rows: [
-    {
-      name: "run-time",
-      title: "nerdctl pull, run `import numpy`",
-      unit: "s",
-      better: "less",
-      target: { ratio: 1 },
+/** A container's first start with ours, beside another snapshotter. */
+function firstStart(
+  {
+    name,
+    peer,
+    suffix,
+    ratio,
+  }: { readonly name: string; readonly peer: string; readonly suffix: string; readonly ratio: number },
+  other: (lab: Lab) => Snapshotter | undefined,
+): Benchmark {
+  const [time, bytes] = [`run-time${suffix}`, `run-bytes${suffix}`];
+  return {
+    name,
+    peer,
+    rows: [
+      { name: time, title: "nerdctl pull, run `import numpy`", unit: "s", better: "less", target: { ratio } },
+      { name: bytes, title: "Bytes fetched by it", unit: "MB", better: "less" },
+    ],
+    prepare: async (lab) => {
+      const world = await openWorld(lab);
+      const figures = async (snapshotter: Snapshotter): Promise<Figures> => {
+        const { seconds, megabytes } = await pullAndRun(lab, snapshotter, world);
+        return { [time]: seconds, [bytes]: megabytes };
+      };
+      const [ours, theirs] = [ourSnapshotter(lab), other(lab)];
+      return { ours: () => figures(ours), peer: theirs && (() => figures(theirs)) };
     },
-    { name: "run-bytes", title: "Bytes fetched by it", unit: "MB", better: "less" },
-  ],
-  prepare: async (lab) => {
-    const world = await openWorld(lab);
-    const ours = ourSnapshotter(lab);
-    const peer = peerSnapshotter(lab, PEER);
-    const figures = async (snapshotter: Snapshotter): Promise<Figures> => {
-      const { seconds, megabytes } = await pullAndRun(lab, snapshotter, world);
-      return { "run-time": seconds, "run-bytes": megabytes };
-    };
-    return { ours: () => figures(ours), peer: peer && (() => figures(peer)) };
-  },
-};
+  };
+}
+
+export const containerdRun = firstStart(
+  { name: "containerd-run", peer: "nydus-snapshotter", suffix: "", ratio: 1 },
+  (lab) => peerSnapshotter(lab, PEER),
+);
 
 /** The same, beside the image as it was. */
-export const containerdRunOci: Benchmark = {
-  name: "containerd-run-oci",
-  peer: "OCI, overlayfs",
-  rows: [
-    {
-      name: "run-time-oci",
-      title: "nerdctl pull, run `import numpy`",
-      unit: "s",
-      better: "less",
-      target: { ratio: 0.22 },
-    },
-    { name: "run-bytes-oci", title: "Bytes fetched by it", unit: "MB", better: "less" },
-  ],
-  prepare: async (lab) => {
-    const world = await openWorld(lab);
-    const ours = ourSnapshotter(lab);
-    const figures = async (snapshotter: Snapshotter): Promise<Figures> => {
-      const { seconds, megabytes } = await pullAndRun(lab, snapshotter, world);
-      return { "run-time-oci": seconds, "run-bytes-oci": megabytes };
-    };
-    return { ours: () => figures(ours), peer: () => figures(OVERLAYFS) };
-  },
-};
+export const containerdRunOci = firstStart(
+  { name: "containerd-run-oci", peer: "OCI, overlayfs", suffix: "-oci", ratio: 0.22 },
+  () => OVERLAYFS,
+);

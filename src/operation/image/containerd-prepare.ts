@@ -8,16 +8,11 @@ import { hasSnapshotter } from "../../content/containerd/snapshotters.ts";
 import { unpackImage } from "../../content/containerd/unpack.ts";
 import type { ImageTarget } from "../../content/store/store.ts";
 import { parseConfig } from "../../format/oci/config.ts";
-import {
-  type Descriptor,
-  type Manifest,
-  type Platform,
-  parseManifest,
-  parseManifestOrIndex,
-} from "../../format/oci/manifest.ts";
+import { type Manifest, type Platform, parseManifest } from "../../format/oci/manifest.ts";
 import { ANNOTATION } from "../../format/oci/media-type.ts";
-import { hostPlatform, isNydusManifest, selectPlatform } from "../../format/oci/platform.ts";
+import { hostPlatform } from "../../format/oci/platform.ts";
 import { type ImageProgress, NO_PROGRESS } from "./progress.ts";
+import { chooseManifest } from "./read-manifest.ts";
 
 /** The snapshotter that runs Nydus images, as everyone calls it. */
 export const DEFAULT_SNAPSHOTTER = "nydus";
@@ -134,15 +129,4 @@ async function readImage(
   const config = await source.readBlob(manifest.config);
   const { diffIds } = inPlace({ digest: manifest.config.digest }, () => parseConfig(config));
   return { name, manifest, manifestDigest: descriptor.digest, diffIds };
-}
-
-async function chooseManifest(
-  source: ContainerdSource,
-  platform: Platform,
-): Promise<{ readonly descriptor: Descriptor; readonly bytes: Uint8Array }> {
-  const root = await source.root();
-  const parsed = parseManifestOrIndex(root.bytes, root.descriptor.mediaType);
-  if (parsed.kind === "manifest") return root;
-  const descriptor = selectPlatform(parsed.index.manifests, platform, isNydusManifest);
-  return { descriptor, bytes: await source.readBlob(descriptor) };
 }

@@ -11,17 +11,10 @@ import type { RegistryOptions } from "../../content/registry/registry-options.ts
 import { openBlobOfDir } from "../../content/store/blob-dir.ts";
 import { Closers } from "../../content/store/closers.ts";
 import type { ByteSource } from "../../content/store/source.ts";
-import type { ImageSource } from "../../content/store/store.ts";
 import type { Codecs } from "../../format/codec/codecs.ts";
-import {
-  type Descriptor,
-  type Manifest,
-  type Platform,
-  parseManifest,
-  parseManifestOrIndex,
-} from "../../format/oci/manifest.ts";
+import { type Descriptor, type Manifest, type Platform, parseManifest } from "../../format/oci/manifest.ts";
 import { ANNOTATION } from "../../format/oci/media-type.ts";
-import { hostPlatform, isNydusManifest, selectPlatform } from "../../format/oci/platform.ts";
+import { hostPlatform } from "../../format/oci/platform.ts";
 import { BLOB_META_HEADER_BYTES, encodeBlobMetaFile } from "../../format/rafs/blob-meta.ts";
 import { type BlobInfo, needsBlobMeta } from "../../format/rafs/blob-table.ts";
 import type { ChunkMap } from "../../format/rafs/chunk-map.ts";
@@ -31,6 +24,7 @@ import { loadCodecs } from "../../os/codecs.ts";
 import { type MappedFile, mapFile } from "../../os/mmap.ts";
 import { BOOTSTRAP_LIMITS, storeBootstrap } from "./bootstrap-store.ts";
 import type { KeptMetas } from "./open-kept-meta.ts";
+import { chooseManifest } from "./read-manifest.ts";
 
 /** How {@link openImage} opens. */
 export interface OpenImageOptions {
@@ -132,17 +126,6 @@ async function leaseParts(root: string, descriptor: Descriptor, manifest: Manife
   const lease = new Lease(storePaths(root));
   await lease.addIfWritable(descriptor.digest, manifest.config.digest, ...manifest.layers.map(({ digest }) => digest));
   return lease;
-}
-
-async function chooseManifest(
-  source: ImageSource,
-  platform: Platform,
-): Promise<{ readonly descriptor: Descriptor; readonly bytes: Uint8Array }> {
-  const top = await source.root();
-  const parsed = parseManifestOrIndex(top.bytes, top.descriptor.mediaType);
-  if (parsed.kind === "manifest") return top;
-  const descriptor = selectPlatform(parsed.index.manifests, platform, isNydusManifest);
-  return { descriptor, bytes: await source.readBlob(descriptor) };
 }
 
 /** The layer that holds the bootstrap: always the last, and it says so. */

@@ -1,11 +1,10 @@
 import { bytesOfKey, concatBytes, keyOfBytes } from "../../base/bytes.ts";
-import { inPlace } from "../../base/errors.ts";
 import type { ErofsReader } from "../../format/erofs/reader.ts";
 import { type TarMember, writeTar } from "../../format/tar/writer.ts";
 import { HARDLINK_XATTR, IMPLICIT_XATTR, WHITEOUT_PREFIX } from "../../format/tree/markers.ts";
-import { ContentQueue, pieceBytes } from "./read-file.ts";
+import { ContentQueue } from "./read-file.ts";
 import type { ReadableImage } from "./unit-batches.ts";
-import { type NamedEntry, type UnpackOptions, walkNames, xattrsOf } from "./unpack.ts";
+import { contentOf, type NamedEntry, type UnpackOptions, walkNames, xattrsOf } from "./unpack.ts";
 import { printablePath } from "./walk.ts";
 
 /** Longest name of a file system. */
@@ -122,13 +121,4 @@ function isLongWhiteout({ inode, name }: LayerName): boolean {
 function whiteoutPath({ path, name }: LayerName): Uint8Array {
   const parent = keyOfBytes(path.subarray(0, path.length - name.length));
   return concatBytes([bytesOfKey(parent + WHITEOUT_PREFIX), name]);
-}
-
-async function* contentOf(queue: ContentQueue, path: Uint8Array): AsyncGenerator<Uint8Array> {
-  const pieces = queue.nextFile();
-  for (;;) {
-    const { value, done } = await inPlace({ path: printablePath(path) }, () => pieces.next());
-    if (done) return;
-    yield* pieceBytes(value);
-  }
 }

@@ -83,7 +83,8 @@ function tarMember(reader: ErofsReader, { path, inode }: WalkEntry, queue: Conte
   return { ...member, sizeBytes: inode.sizeBytes, content: contentOf(queue, path) };
 }
 
-async function* contentOf(queue: ContentQueue, path: Uint8Array): AsyncGenerator<Uint8Array> {
+/** The bytes of the next file of a queue; what goes wrong is at `path`. */
+export async function* contentOf(queue: ContentQueue, path: Uint8Array): AsyncGenerator<Uint8Array> {
   const pieces = queue.nextFile();
   for (;;) {
     const { value, done } = await inPlace({ path: printablePath(path) }, () => pieces.next());

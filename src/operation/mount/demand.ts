@@ -1,5 +1,6 @@
 import { Semaphore, withDeadline } from "../../base/async.ts";
 import { NydusError } from "../../base/errors.ts";
+import { orAborted, throwIfAborted } from "../../content/store/abort.ts";
 import type { MountDevice } from "./engine.ts";
 import type { FileData, ReadRequest } from "./file-data.ts";
 
@@ -38,7 +39,7 @@ export class DemandReader {
     return withDeadline(
       this.#readTimeoutMs,
       "read file data",
-      (signal) => this.#places.hold(() => untilAborted(signal, () => this.#fetch(request, signal))),
+      (signal) => this.#places.hold(() => orAborted(this.#fetch(request, signal), signal)),
       this.#ended.signal,
     );
   }
@@ -56,6 +57,7 @@ export class DemandReader {
   }
 
   async #fetch(request: ReadRequest, signal: AbortSignal): Promise<void> {
+    throwIfAborted(signal);
     await Promise.all(
       this.#files.rangesOf(request).map(({ device, range }) => {
         const found = this.#devices[device - 1];
@@ -63,20 +65,5 @@ export class DemandReader {
         return found.ensure(range, { why: "demand", signal });
       }),
     );
-  }
-}
-
-/** Gives its place back at the abort, even if `work` does not notice it. */
-async function untilAborted<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
-  signal.throwIfAborted();
-  let abort = (): void => undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    abort = () => reject(signal.reason);
-    signal.addEventListener("abort", abort, { once: true });
-  });
-  try {
-    return await Promise.race([work(), aborted]);
-  } finally {
-    signal.removeEventListener("abort", abort);
   }
 }

@@ -2,6 +2,7 @@ import { closeSync, fstatSync, readSync } from "node:fs";
 import { Semaphore, withDeadline } from "../../base/async.ts";
 import type { ByteRange } from "../../base/bytes.ts";
 import { asNydusError, NydusError } from "../../base/errors.ts";
+import { orAborted, throwIfAborted } from "../../content/store/abort.ts";
 import { type FanotifyGroup, markFile, unmarkFile } from "../../os/fanotify.ts";
 import { duplicate, forgetQuiet, keepQuiet, lockMarks, unlockMarks } from "../../os/quiet-file.ts";
 import { chunkCount, chunkTableOf } from "./chunk-table.ts";
@@ -141,7 +142,9 @@ export class MarkedFile {
     const timeoutMs = Math.min(...[...this.uses].map(({ readTimeoutMs }) => readTimeoutMs));
     let failure: NydusError | undefined;
     try {
-      await withDeadline(timeoutMs, "read file data", (signal) => this.#places.hold(() => this.#bring(range, signal)));
+      await withDeadline(timeoutMs, "read file data", (signal) =>
+        this.#places.hold(() => orAborted(this.#bring(range, signal), signal)),
+      );
     } catch (error) {
       failure = asNydusError(error, { offset: range.start, length: range.end - range.start });
     }
@@ -152,17 +155,8 @@ export class MarkedFile {
   }
 
   async #bring(range: ByteRange, signal: AbortSignal): Promise<void> {
-    signal.throwIfAborted();
-    let abort = (): void => undefined;
-    const aborted = new Promise<never>((_, reject) => {
-      abort = () => reject(signal.reason);
-      signal.addEventListener("abort", abort, { once: true });
-    });
-    try {
-      await Promise.race([Promise.all([...this.uses].map((use) => bringOne(use, range, signal))), aborted]);
-    } finally {
-      signal.removeEventListener("abort", abort);
-    }
+    throwIfAborted(signal);
+    await Promise.all([...this.uses].map((use) => bringOne(use, range, signal)));
   }
 
   #data(): FileChunks[] {

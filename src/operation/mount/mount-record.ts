@@ -13,6 +13,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { asNydusError, NydusError } from "../../base/errors.ts";
+import { syncDirectoryNow } from "../../content/store/file-io.ts";
 import { findMount } from "../../os/mount.ts";
 import { processStart } from "../../os/process.ts";
 import { MOUNT_TYPE } from "./engine.ts";
@@ -104,7 +105,7 @@ export function claimMount(
 export function markReady(root: string, record: MountRecord, blobs: readonly string[] = []): MountRecord {
   const ready = { ...record, ready: true, blobs };
   renameSync(stage(root, ready), recordPath(root, record.id));
-  syncDir(recordDir(root));
+  syncDirectoryNow(recordDir(root));
   return ready;
 }
 
@@ -199,14 +200,5 @@ function linkUnlessThere(staged: string, path: string): boolean {
   } catch (error) {
     if ((error as { code?: unknown }).code === "EEXIST") return false;
     throw asNydusError(error, { path });
-  }
-}
-
-function syncDir(path: string): void {
-  const fd = openSync(path, "r");
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
   }
 }

@@ -16,6 +16,7 @@ import {
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { asNydusError, inPlace, NydusError } from "../../base/errors.ts";
+import { syncDirectoryNow } from "../../content/store/file-io.ts";
 import { readMountInfo } from "../../os/mount.ts";
 import type { Snapshot } from "./snapshot.ts";
 import { formatRecord, parseRecord } from "./snapshot-record.ts";
@@ -94,14 +95,14 @@ export class SnapshotDirs {
     makeDir(this.fsDir(snapshot.id), FS_MODE);
     if (owner !== undefined) lchownSync(this.fsDir(snapshot.id), owner.uid, owner.gid);
     if (snapshot.kind === "active") makeDir(this.workDir(snapshot.id), WORK_MODE);
-    syncDir(dir);
-    syncDir(this.#snapshots);
+    syncDirectoryNow(dir);
+    syncDirectoryNow(this.#snapshots);
   }
 
   /** Replaces the record of a snapshot; durable when this returns. */
   write(snapshot: Snapshot): void {
     this.#stage(snapshot);
-    syncDir(join(this.#snapshots, String(snapshot.id)));
+    syncDirectoryNow(join(this.#snapshots, String(snapshot.id)));
   }
 
   /** The same, but for the name of the file. */
@@ -209,14 +210,5 @@ function moveAside(from: string, folder: string, id: number): void {
       if ((error as { code?: unknown }).code !== "ENOENT") throw asNydusError(error, { path: from });
     }
     return;
-  }
-}
-
-function syncDir(path: string): void {
-  const fd = openSync(path, "r");
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
   }
 }
