@@ -43,8 +43,12 @@ describe.skipIf(missingPeers().length > 0 || newest === undefined)("text of an i
     client = new GrpcClient(world.host.snapshotterAddress);
     await world.pull("nydus");
     await world.pull("oci");
-    await world.run("nydus");
-    others = records();
+    const { id } = await world.run("nydus");
+    // What pulling and starting needed for a moment goes with one of containerd's collections, whenever that is.
+    others = records().filter((record) => {
+      const { key, kind } = JSON.parse(record) as { key: string; kind: string };
+      return kind === "committed" || key.endsWith(`/${id}`);
+    });
   });
   afterAll(async () => {
     client?.[Symbol.dispose]();
@@ -56,19 +60,21 @@ describe.skipIf(missingPeers().length > 0 || newest === undefined)("text of an i
   }
 
   function records(): string[] {
-    return readdirSync(snapshots()).map((name) => readFileSync(snapshots(name, "snapshot.json"), "utf8"));
+    return readdirSync(snapshots()).flatMap((name) => textOf(snapshots(name, "snapshot.json")));
   }
 
   /** Where a text has come to count for something. */
   async function effects(): Promise<string[]> {
     await world.check(new Random(1));
     const named = (
-      await shell(`find /tmp -maxdepth 1 -name '*${MARK}*'; find ${world.host.root} -name '*${MARK}*'`)
+      await shell(
+        `find /tmp -maxdepth 1 -name '*${MARK}*'; find ${world.host.root} -ignore_readdir_race -name '*${MARK}*'`,
+      )
     ).trim();
     const odd = readdirSync(snapshots()).filter((name) => !/^\d+$/.test(name));
     const commands = world.host
       .processes()
-      .filter((pid) => readFileSync(`/proc/${pid}/cmdline`, "latin1").includes(MARK));
+      .filter((pid) => textOf(`/proc/${pid}/cmdline`).some((line) => line.includes(MARK)));
     const logs = readdirSync(join(world.host.root, "logs")).map((name) => join(world.host.root, "logs", name));
     const lines = [...logs, join(world.host.dir, "snapshotter.log")].flatMap((path) =>
       readFileSync(path, "utf8").split("\n"),
@@ -129,8 +135,8 @@ describe.skipIf(missingPeers().length > 0 || newest === undefined)("text of an i
       const labels = { ...annotationsOf(text), [LABELS.nydusBootstrap]: text };
       const unpacked = await mountsOf("Prepare", { key: `a/1/${text}`, parent: "", labels });
       const top = readdirSync(snapshots()).find((name) => {
-        const { key } = JSON.parse(readFileSync(snapshots(name, "snapshot.json"), "utf8")) as { key: string };
-        return key.endsWith(chainOf("nydus"));
+        const keys = textOf(snapshots(name, "snapshot.json")).map((text) => (JSON.parse(text) as { key: string }).key);
+        return keys[0]?.endsWith(chainOf("nydus"));
       });
       mkdirSync(join(unpacked[0]?.source ?? "", "image"));
       cpSync(snapshots(top ?? "", "fs", "image", "image.boot"), join(unpacked[0]?.source ?? "", "image", "image.boot"));
@@ -157,3 +163,12 @@ describe.skipIf(missingPeers().length > 0 || newest === undefined)("text of an i
     },
   );
 });
+
+/** A file's text; nothing when it has just gone: containerd and the snapshotter remove what is not needed while we look. */
+function textOf(path: string): string[] {
+  try {
+    return [readFileSync(path, "utf8")];
+  } catch {
+    return [];
+  }
+}
