@@ -7,13 +7,15 @@ import type { CodecPool } from "../../os/codec-pool.ts";
 import { throwIfAborted } from "../store/abort.ts";
 import { syncData } from "../store/file-io.ts";
 import { checkRange } from "../store/file-source.ts";
-import type { ByteSource, ReadPurpose } from "../store/source.ts";
+import type { ByteSource, ReadOptions, ReadPurpose } from "../store/source.ts";
 import { type CacheFiles, openCacheFiles } from "./cache-files.ts";
 import { type ChunkSpan, chunksOf, refuseGaps } from "./chunk-range.ts";
+import { FetchMeter, type FetchStats } from "./fetch-meter.ts";
 import { FETCH_LIMITS, planFetches } from "./fetch-plan.ts";
 import { type FetchLane, FetchQueue } from "./fetch-queue.ts";
 import { blobPlace, Filler } from "./filler.ts";
 import { Flight, type FlightResult } from "./flight.ts";
+import { type AccountStart, bytesOfChunks, countGivenUp, FlightAccount } from "./flight-account.ts";
 import { isSmallNeighbour, runAround } from "./neighbours.ts";
 import { ReadAhead } from "./read-ahead.ts";
 import { ReadyMap } from "./ready-map.ts";
@@ -36,11 +38,19 @@ export interface BlobCacheOptions {
   readonly syncDataFile?: ((fd: number, path: string) => Promise<void>) | undefined;
 }
 
+/** Options of {@link BlobCache.ensure}. */
+export interface EnsureOptions extends ReadOptions {
+  /** Counts what is fetched because of this call, beside the cache's own count. */
+  readonly meter?: FetchMeter;
+}
+
 /** What a cache has done since it was opened. */
 export interface CacheStats {
   /** Requests to the source that gave bytes, and how many bytes, by whom they were for. */
   readonly requests: number;
+  /** Also what readers' misses brought along, which {@link aheadBytes} counts alone. */
   readonly demandBytes: number;
+  readonly aheadBytes: number;
   readonly prefetchBytes: number;
   /** Chunks verified and written, and their bytes. */
   readonly chunksFilled: number;
@@ -81,14 +91,9 @@ export class BlobCache implements AsyncDisposable {
   readonly #flights = new Set<Flight>();
   /** Called when chunks have landed. */
   readonly #waiters = new Set<() => void>();
-  readonly #stats = {
-    requests: 0,
-    demandBytes: 0,
-    prefetchBytes: 0,
-    chunksFilled: 0,
-    filledBytes: 0,
-    chunksFailed: 0,
-  };
+  readonly #meter = new FetchMeter();
+  #chunksFilled = 0;
+  #chunksFailed = 0;
   #unflushedBytes = 0;
   #flushTimer: ReturnType<typeof setTimeout> | undefined;
   #flushing: Promise<void> = Promise.resolve();
@@ -104,7 +109,6 @@ export class BlobCache implements AsyncDisposable {
     const { chunks, source, pool, readTimeoutMs = CACHE_DEFAULTS.readTimeoutMs } = options;
     this.#filler = new Filler({
       ...{ chunks, source, pool, readTimeoutMs, deviceFd: files.dataFd, place: this.#place },
-      onFetched: (flight, bytes) => this.#onFetched(flight, bytes),
       onLanded: (landed) => this.#onLanded(landed),
     });
   }
@@ -134,7 +138,14 @@ export class BlobCache implements AsyncDisposable {
   }
 
   get stats(): CacheStats {
-    return { ...this.#stats };
+    const { requests, demandBytes, aheadBytes, prefetchBytes, decodedBytes } = this.fetched;
+    const chunks = { chunksFilled: this.#chunksFilled, filledBytes: decodedBytes, chunksFailed: this.#chunksFailed };
+    return { requests, demandBytes: demandBytes + aheadBytes, aheadBytes, prefetchBytes, ...chunks };
+  }
+
+  /** What was fetched of the blob since the cache was opened. */
+  get fetched(): FetchStats {
+    return this.#meter.stats;
   }
 
   /** Whether every chunk that overlaps a range of the device is ready. */
@@ -150,8 +161,8 @@ export class BlobCache implements AsyncDisposable {
    * @throws EBADMSG, EUCLEAN, ENOTSUP a chunk that does not decode to what the image says; EIO one that cannot be
    *   verified; EUCLEAN (demand) blocks that no chunk holds; ETIMEDOUT, ECANCELED; ENOSPC; what the source throws
    */
-  async ensure(range: ByteRange, options: { why?: ReadPurpose; signal?: AbortSignal } = {}): Promise<void> {
-    const { why = "demand", signal } = options;
+  async ensure(range: ByteRange, options: EnsureOptions = {}): Promise<void> {
+    const { why = "demand" } = options;
     checkRange(range, alignUp(this.sizeBytes, BLOCK_BYTES));
     for (let start = range.start; start < range.end; start += WINDOW_BYTES) {
       const window = { start, end: Math.min(range.end, start + WINDOW_BYTES) };
@@ -164,7 +175,7 @@ export class BlobCache implements AsyncDisposable {
       missing = this.#missing(span);
       // What cannot be verified is refused to a reader, and passed over by a prefetch.
       if (why === "prefetch") missing = missing.filter((chunk) => this.#isVerifiable(chunk));
-      if (missing.length > 0) await this.#bring(missing, why, signal);
+      if (missing.length > 0) await this.#bring(missing, why, options);
     }
   }
 
@@ -179,15 +190,21 @@ export class BlobCache implements AsyncDisposable {
     return missing;
   }
 
-  async #bring(missing: readonly number[], why: ReadPurpose, signal: AbortSignal | undefined): Promise<void> {
+  async #bring(missing: readonly number[], why: ReadPurpose, { signal, meter }: EnsureOptions): Promise<void> {
+    const meters = meter === undefined ? [this.#meter] : [this.#meter, meter];
     const { readTimeoutMs = CACHE_DEFAULTS.readTimeoutMs } = this.#options;
     throwIfAborted(signal);
     this.#refuseUnverifiable(missing);
     const waits = (inner: AbortSignal | undefined): Promise<void> =>
-      this.#await(missing, this.#flightsFor(missing, why), inner);
+      this.#await(missing, this.#flightsFor(missing, why, meters), inner);
     // A prefetch may stand in the queue for as long as readers have work for it.
     if (why === "prefetch") return waits(signal);
-    await inPlace(this.#placeOf(missing), () => withDeadline(readTimeoutMs, "read blob", waits, signal));
+    try {
+      await inPlace(this.#placeOf(missing), () => withDeadline(readTimeoutMs, "read blob", waits, signal));
+    } catch (error) {
+      countGivenUp(meters, error, missing.filter((chunk) => !this.#map.isReady(chunk)).length);
+      throw error;
+    }
   }
 
   #refuseUnverifiable(missing: readonly number[]): void {
@@ -207,7 +224,7 @@ export class BlobCache implements AsyncDisposable {
   }
 
   /** The flights that bring chunks: those under way, and new ones for the rest. */
-  #flightsFor(missing: readonly number[], why: ReadPurpose): Set<Flight> {
+  #flightsFor(missing: readonly number[], why: ReadPurpose, meters: readonly FetchMeter[]): Set<Flight> {
     const flights = new Set<Flight>();
     const wanted: number[] = [];
     for (const chunk of missing) {
@@ -217,14 +234,19 @@ export class BlobCache implements AsyncDisposable {
     }
     if (why === "demand") for (const flight of flights) this.#queue.promote(flight);
     const beside = why === "demand" ? this.#beside(missing) : NOTHING_BESIDE;
-    for (const flight of this.#launch([...wanted, ...beside.along], why)) flights.add(flight);
-    this.#launch(beside.behind, "ahead");
+    for (const flight of this.#launch([...wanted, ...beside.along], why, { meters, wanted })) flights.add(flight);
+    this.#launch(beside.behind, "ahead", { meters });
     return flights;
   }
 
-  #launch(wanted: readonly number[], lane: FetchLane): Flight[] {
+  #launch(chunks: readonly number[], lane: FetchLane, account: AccountStart): Flight[] {
     const unitBytes = lane === "demand" ? FETCH_LIMITS.unitBytes : FETCH_LIMITS.backgroundUnitBytes;
-    const plans = planFetches({ chunks: this.chunks, wanted, mayAdd: (i) => this.#isWorthFetching(i), unitBytes });
+    const plans = planFetches({
+      chunks: this.chunks,
+      wanted: chunks,
+      mayAdd: (i) => this.#isWorthFetching(i),
+      unitBytes,
+    });
     return plans.map((plan) => {
       const flight = new Flight(
         plan,
@@ -232,6 +254,7 @@ export class BlobCache implements AsyncDisposable {
         (own) => this.#fly(own),
         (own) => this.#forget(own),
       );
+      flight.account = new FlightAccount(plan, account);
       for (const chunk of flight.chunks) this.#inFlight.set(chunk, flight);
       this.#flights.add(flight);
       this.#queue.add(flight);
@@ -308,26 +331,17 @@ export class BlobCache implements AsyncDisposable {
       this.#forget(flight);
       this.#flights.delete(flight);
     }
-    this.#stats.chunksFailed += failures.size;
+    this.#chunksFailed += failures.size;
+    flight.account?.onFailed(flight.lane, failures.values());
     return failures;
-  }
-
-  #onFetched(flight: Flight, bytes: number): void {
-    this.#stats.requests++;
-    this.#stats[flight.lane === "prefetch" ? "prefetchBytes" : "demandBytes"] += bytes;
   }
 
   /** Chunks are verified and written: says that they are ready. */
   #onLanded(landed: readonly number[]): void {
-    let bytes = 0;
-    for (const chunk of landed) {
-      this.#map.setReady(chunk);
-      bytes += this.chunks.sizeBytes(chunk);
-    }
+    for (const chunk of landed) this.#map.setReady(chunk);
     for (const waiter of this.#waiters) waiter();
-    this.#stats.chunksFilled += landed.length;
-    this.#stats.filledBytes += bytes;
-    this.#unflushedBytes += bytes;
+    this.#chunksFilled += landed.length;
+    this.#unflushedBytes += bytesOfChunks(this.chunks, landed);
     if (this.#unflushedBytes >= CACHE_DEFAULTS.flushBytes) this.#flushSoon(0);
     else this.#flushSoon(CACHE_DEFAULTS.flushMs);
   }

@@ -6,6 +6,7 @@ import { orAborted, throwIfAborted } from "../store/abort.ts";
 import { type ByteSource, lendFile } from "../store/source.ts";
 import { type FetchedBytes, type PlannedJob, planJobs } from "./fill-jobs.ts";
 import type { Flight } from "./flight.ts";
+import { bytesOfChunks } from "./flight-account.ts";
 
 /** What a {@link Filler} works with. */
 export interface FillerOptions {
@@ -16,8 +17,6 @@ export interface FillerOptions {
   readonly readTimeoutMs: number;
   /** Of the blob. */
   readonly place: ErrorPlace;
-  /** Told of each request that gave bytes. */
-  readonly onFetched: (flight: Flight, bytes: number) => void;
   /** Told of chunks that have been verified and written. */
   readonly onLanded: (chunks: readonly number[]) => void;
 }
@@ -32,31 +31,32 @@ export class Filler {
 
   /** @returns chunks that failed @throws what the source throws; ETIMEDOUT */
   async fill(flight: Flight): Promise<Map<number, NydusError>> {
-    const { source, onFetched } = this.#options;
+    const { source } = this.#options;
     const { range } = flight.plan;
     throwIfAborted(flight.signal);
     using file = lendFile(source);
     if (file === undefined) return await this.#land(flight, await this.#fetch(flight));
     const sizeBytes = range.end - range.start;
     const failures = await this.#land(flight, { fd: file.fd, position: file.start + range.start, sizeBytes });
-    onFetched(flight, sizeBytes);
+    flight.account?.onFetched(flight.lane, sizeBytes);
     return failures;
   }
 
   async #fetch(flight: Flight): Promise<Uint8Array> {
-    const { readTimeoutMs, source, onFetched } = this.#options;
+    const { readTimeoutMs, source } = this.#options;
     const { range } = flight.plan;
     const length = range.end - range.start;
     const why = flight.lane === "demand" ? "demand" : "prefetch";
     const place = { ...this.#options.place, offset: range.start, length };
     return await inPlace(place, async () => {
+      const start = performance.now();
       const read = (signal: AbortSignal): Promise<Uint8Array> => source.readAt(range, { signal, why });
       const reading = withDeadline(readTimeoutMs, "read blob", read, flight.signal);
       const data = await orAborted(reading, flight.signal);
       throwIfAborted(flight.signal);
       if (data.length !== length)
         throw new NydusError("EIO", `Cannot read blob: ${data.length} bytes came, ${length} wanted`);
-      onFetched(flight, length);
+      flight.account?.onFetched(flight.lane, length, (performance.now() - start) / 1000);
       return data;
     });
   }
@@ -71,6 +71,7 @@ export class Filler {
 
   async #run({ job, units }: PlannedJob, flight: Flight, failures: Map<number, NydusError>): Promise<void> {
     const { chunks, pool, place, onLanded } = this.#options;
+    const start = performance.now();
     const results = await pool.fill(job, flight).catch((error: unknown) => asNydusError(error));
     const landed: number[] = [];
     for (const [u, unit] of units.entries()) {
@@ -81,6 +82,7 @@ export class Filler {
         for (const chunk of unit.chunks) failures.set(chunk, failureOf(failure, unit.chunks, at));
       }
     }
+    flight.account?.onDecoded(bytesOfChunks(chunks, landed), (performance.now() - start) / 1000);
     onLanded(landed);
   }
 }

@@ -2,6 +2,7 @@ import { NydusError } from "../../base/errors.ts";
 import { orAborted } from "../store/abort.ts";
 import type { PlannedFetch } from "./fetch-plan.ts";
 import type { FetchLane, QueuedFetch } from "./fetch-queue.ts";
+import type { FlightAccount } from "./flight-account.ts";
 
 /** What became of a flight's chunks: those that failed, by position; the others are ready. */
 export type FlightResult = ReadonlyMap<number, NydusError>;
@@ -15,6 +16,8 @@ export class Flight implements QueuedFetch {
   /** Positions of all its chunks. */
   readonly chunks: readonly number[];
   lane: FetchLane;
+  /** Counts what it costs. */
+  account: FlightAccount | undefined;
   /** Settles when all chunks have landed or failed; never rejects. */
   readonly landed: Promise<FlightResult>;
   readonly #abort = new AbortController();

@@ -63,6 +63,7 @@ interface SharedImage {
 const NO_CACHE: CacheStats = {
   requests: 0,
   demandBytes: 0,
+  aheadBytes: 0,
   prefetchBytes: 0,
   chunksFilled: 0,
   filledBytes: 0,
