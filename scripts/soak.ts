@@ -3,6 +3,7 @@ import { runModel } from "../test/kit/containerd-model.ts";
 import { compareWithOverlayfs, overlayMissing } from "../test/kit/overlay-oracle.ts";
 import { findContainerds, missingPeers } from "../test/kit/peers.ts";
 import { cutPower, powerCutMissing } from "../test/kit/power-cut.ts";
+import { crashAll, crashMissing } from "./soak-crash.ts";
 import { mountManyFiles, mountMissing } from "./soak-files.ts";
 
 /** One long run; returns whether all was well. */
@@ -31,12 +32,23 @@ const SOAKS: Readonly<Record<string, Soak>> = {
     meaning: "do COUNT (3000) random operations with real containerds, 300 to a seed, and compare with a model",
     run: soakContainerd,
   },
+  crash: {
+    usage: "crash [HARMS [FIRST_SEED]]",
+    meaning: "kill the daemon HARMS (50) times under 16 readers, on each engine; also stop it, reset it, fill its disk",
+    run: soakCrash,
+  },
   files: {
     usage: "files [COUNT]",
     meaning: "mount and list an image of COUNT (1000000) files: seconds, and memory of the daemon's own",
     run: soakFiles,
   },
 };
+
+async function soakCrash(args: readonly string[]): Promise<boolean> {
+  const missing = crashMissing();
+  if (missing !== undefined) throw new Error(`nothing can be mounted here: ${missing}`);
+  return await crashAll({ harms: numberOf(args[0], 50), firstSeed: numberOf(args[1], 1) });
+}
 
 async function soakFiles(args: readonly string[]): Promise<boolean> {
   const missing = mountMissing();

@@ -9,12 +9,17 @@ import { makeSyntheticImage, type SyntheticImage, type SyntheticOptions } from "
 
 /** A state directory of its own with images and mount points, and the executable that works on it. */
 export class DaemonHome implements AsyncDisposable {
-  readonly dir = mkdtempSync(join(tmpdir(), "nydus-daemon-"));
-  readonly root = join(this.dir, "root");
+  readonly dir: string;
+  readonly root: string;
   readonly #env: Readonly<Record<string, string>>;
 
-  /** @param idle as NYDUS_DAEMON_IDLE */
-  constructor(idle = "60s") {
+  /**
+   * @param idle as NYDUS_DAEMON_IDLE
+   * @param parent where its directory is made
+   */
+  constructor(idle = "60s", parent = tmpdir()) {
+    this.dir = mkdtempSync(join(parent, "nydus-daemon-"));
+    this.root = join(this.dir, "root");
     this.#env = { ...(process.env as Record<string, string>), NYDUS_DAEMON_IDLE: idle };
   }
 
