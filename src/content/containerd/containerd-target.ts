@@ -1,6 +1,7 @@
 import type { Digest } from "../../base/digest.ts";
 import { asNydusError, inPlace } from "../../base/errors.ts";
-import { childLabels, distributionSource, LABEL, type Labels } from "../../format/containerd/image-labels.ts";
+import { childLabels, distributionSource } from "../../format/containerd/image-labels.ts";
+import { LABELS, type LabelFields } from "../../format/containerd/labels.ts";
 import { type Descriptor, type Manifest, parseManifestOrIndex } from "../../format/oci/manifest.ts";
 import { mediaKind } from "../../format/oci/media-type.ts";
 import type { Reference } from "../../format/oci/reference.ts";
@@ -60,7 +61,7 @@ export class ContainerdTarget implements ImageTarget {
     return await this.#newSink({});
   }
 
-  async #newSink(labels: Labels): Promise<BlobSink> {
+  async #newSink(labels: LabelFields): Promise<BlobSink> {
     throwIfAborted(this.#signal);
     await this.#lease.hold();
     return await ContentSink.open(this.containerd, {
@@ -85,8 +86,8 @@ export class ContainerdTarget implements ImageTarget {
     await sink.commit(descriptor.digest, bytes.length);
   }
 
-  /** Labels by which a manifest or an index keeps its children. */
-  #childLabels({ mediaType, digest }: Descriptor, bytes: Uint8Array): Labels {
+  /** LabelFields by which a manifest or an index keeps its children. */
+  #childLabels({ mediaType, digest }: Descriptor, bytes: Uint8Array): LabelFields {
     const kind = mediaKind(mediaType);
     if (kind !== "manifest" && kind !== "index") return {};
     const content = inPlace({ digest }, () => parseManifestOrIndex(bytes, mediaType));
@@ -95,17 +96,17 @@ export class ContainerdTarget implements ImageTarget {
   }
 
   /** The label of the repository that the image comes from. */
-  #sourceLabels(before: Labels): Labels {
+  #sourceLabels(before: LabelFields): LabelFields {
     const label = this.#origin === undefined ? undefined : distributionSource(this.#origin, before);
     return label === undefined ? {} : Object.fromEntries([label]);
   }
 
-  async #label(digest: Digest, labels: Labels): Promise<void> {
+  async #label(digest: Digest, labels: LabelFields): Promise<void> {
     const source = this.#origin === undefined ? {} : this.#sourceLabels(await this.#labelsOf(digest));
     await addLabels(this.containerd, digest, { ...labels, ...source }, this.#signal);
   }
 
-  #labelsOf(digest: Digest): Promise<Labels> {
+  #labelsOf(digest: Digest): Promise<LabelFields> {
     return labelsOf(this.containerd, digest, this.#signal);
   }
 
@@ -125,8 +126,8 @@ export class ContainerdTarget implements ImageTarget {
     for (const { mediaType, digest } of layers) {
       if (mediaKind(mediaType) !== "nydusBlob") continue;
       try {
-        if ((await this.#labelsOf(digest))[LABEL.uncompressed] !== undefined) continue;
-        await addLabels(this.containerd, digest, { [LABEL.uncompressed]: digest }, this.#signal);
+        if ((await this.#labelsOf(digest))[LABELS.uncompressed] !== undefined) continue;
+        await addLabels(this.containerd, digest, { [LABELS.uncompressed]: digest }, this.#signal);
       } catch (error) {
         // The image is copied without its blobs.
         if (asNydusError(error).code !== "ENOENT") throw error;

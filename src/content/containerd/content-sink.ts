@@ -3,7 +3,7 @@ import { withDeadline } from "../../base/async.ts";
 import { type Digest, parseDigest } from "../../base/digest.ts";
 import { asNydusError, inPlace, NydusError } from "../../base/errors.ts";
 import { CONTENT_SERVICE, WRITE_ACTION } from "../../format/containerd/content-schema.ts";
-import type { Labels } from "../../format/containerd/image-labels.ts";
+import type { LabelFields } from "../../format/containerd/labels.ts";
 import type { Message } from "../../os/grpc.ts";
 import type { BlobSink } from "../store/store.ts";
 import type { Containerd, ContainerdDuplex } from "./connection.ts";
@@ -23,8 +23,8 @@ const ABORT_TIMEOUT_MS = 10_000;
 /** What a sink does besides writing. */
 export interface ContentSinkOptions {
   readonly signal?: AbortSignal | undefined;
-  /** Labels of the blob, once its digest is known. */
-  readonly labels?: (digest: Digest) => Labels;
+  /** LabelFields of the blob, once its digest is known. */
+  readonly labels?: (digest: Digest) => LabelFields;
   /** Called with a blob that the namespace had already. */
   readonly onExisting: (digest: Digest) => Promise<void>;
 }

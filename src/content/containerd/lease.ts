@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import type { Digest } from "../../base/digest.ts";
-import { LABEL } from "../../format/containerd/image-labels.ts";
+import { LABELS } from "../../format/containerd/labels.ts";
 import { LEASES_SERVICE } from "../../format/containerd/leases-schema.ts";
 import type { Containerd } from "./connection.ts";
 
@@ -28,7 +28,7 @@ export class ContainerdLease implements AsyncDisposable {
 
   async #make(): Promise<void> {
     const expires = new Date(Date.now() + LEASE_MS).toISOString();
-    await this.#containerd.call(LEASES_SERVICE, "Create", { id: this.#id, labels: { [LABEL.gcExpire]: expires } });
+    await this.#containerd.call(LEASES_SERVICE, "Create", { id: this.#id, labels: { [LABELS.gcExpire]: expires } });
     this.#containerd.setLease(this.#id);
   }
 

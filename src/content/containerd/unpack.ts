@@ -2,7 +2,8 @@ import { randomBytes } from "node:crypto";
 import { type Digest, isDigest } from "../../base/digest.ts";
 import { asNydusError, inPlace, NydusError } from "../../base/errors.ts";
 import { DIFF_SERVICE } from "../../format/containerd/diff-schema.ts";
-import { chainIds, LABEL, type Labels, snapshotLabels } from "../../format/containerd/image-labels.ts";
+import { chainIds, snapshotLabels } from "../../format/containerd/image-labels.ts";
+import { LABELS, type LabelFields } from "../../format/containerd/labels.ts";
 import { SNAPSHOTS_SERVICE } from "../../format/containerd/snapshots-schema.ts";
 import type { Descriptor, Manifest } from "../../format/oci/manifest.ts";
 import { mediaKind } from "../../format/oci/media-type.ts";
@@ -60,7 +61,7 @@ export async function unpackImage(
     const step: LayerStep = { layer, diffId, chainId, parent: chain[index - 1] ?? "", labels };
     await inPlace({ digest: layer.digest }, () => unpackLayer(containerd, step, options));
   }
-  const keeps = { [`${LABEL.gcSnapshot}${options.snapshotter}`]: top };
+  const keeps = { [`${LABELS.gcSnapshot}${options.snapshotter}`]: top };
   await addLabels(containerd, manifest.config.digest, keeps, options.signal);
   return top;
 }
@@ -71,7 +72,7 @@ interface LayerStep {
   readonly chainId: Digest;
   /** Chain id of the snapshot below, or "". */
   readonly parent: string;
-  readonly labels: Labels;
+  readonly labels: LabelFields;
 }
 
 async function unpackLayer(containerd: Containerd, step: LayerStep, options: UnpackOptions): Promise<void> {
@@ -88,7 +89,7 @@ async function unpackLayer(containerd: Containerd, step: LayerStep, options: Unp
     // Another client was faster.
     if (asNydusError(error).code !== "EEXIST") throw error;
   }
-  await addLabels(containerd, step.layer.digest, { [LABEL.uncompressed]: step.diffId }, signal);
+  await addLabels(containerd, step.layer.digest, { [LABELS.uncompressed]: step.diffId }, signal);
 }
 
 interface PreparedLayer {

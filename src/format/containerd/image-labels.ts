@@ -1,21 +1,7 @@
 import type { Digest } from "../../base/digest.ts";
 import type { Descriptor, Manifest, ManifestOrIndex } from "../oci/manifest.ts";
-import { ANNOTATION, MEDIA_TYPE, mediaKind } from "../oci/media-type.ts";
-import { LABELS } from "./labels.ts";
-
-/** Labels by their keys. */
-export type Labels = Readonly<Record<string, string>>;
-
-/** Keys of labels that containerd acts upon (containerd docs/garbage-collection.md, pkg/labels). */
-export const LABEL = {
-  gcExpire: "containerd.io/gc.expire",
-  gcContent: "containerd.io/gc.ref.content.",
-  gcSnapshot: "containerd.io/gc.ref.snapshot.",
-  uncompressed: ANNOTATION.uncompressed,
-  distributionSource: "containerd.io/distribution.source.",
-  imageLayers: "containerd.io/snapshot/cri.image-layers",
-  manifestDigest: "containerd.io/snapshot/cri.manifest-digest",
-} as const;
+import { MEDIA_TYPE, mediaKind } from "../oci/media-type.ts";
+import { LABELS, type LabelFields } from "./labels.ts";
 
 /** Most bytes of a label's key and value together. */
 const MAX_LABEL_BYTES = 4096;
@@ -28,13 +14,13 @@ export function isValidLabel(key: string, value: string): boolean {
 }
 
 /** The labels by which content keeps its children from being collected: the same ones that containerd's pull sets. */
-export function childLabels(content: ManifestOrIndex): Labels {
+export function childLabels(content: ManifestOrIndex): LabelFields {
   const children =
     content.kind === "index" ? content.index.manifests : [content.manifest.config, ...content.manifest.layers];
   const counts = new Map<string, number>();
   const labels: Record<string, string> = {};
   for (const child of children) {
-    const stem = `${LABEL.gcContent}${childStem(child)}`;
+    const stem = `${LABELS.gcContent}${childStem(child)}`;
     const number = counts.get(stem) ?? 0;
     counts.set(stem, number + 1);
     labels[stem.endsWith(".") || number > 0 ? `${stem}${number}` : stem] = child.digest;
@@ -65,9 +51,9 @@ export function isLayerType(mediaType: string): boolean {
  */
 export function distributionSource(
   { registry, repository }: { readonly registry: string; readonly repository: string },
-  before: Labels,
+  before: LabelFields,
 ): readonly [key: string, value: string] | undefined {
-  const key = `${LABEL.distributionSource}${registry}`;
+  const key = `${LABELS.distributionSource}${registry}`;
   const known = (before[key] ?? "").split(",").filter((one) => one !== "");
   if (known.includes(repository)) return undefined;
   const value = [...known, repository].sort().join(",");
@@ -89,7 +75,7 @@ export interface SnapshotLayer {
  * The labels that a snapshot is prepared with when its image is pulled (containerd core/unpack, pkg/snapshotters): what
  * the layer's annotations say to snapshotters, where it comes from, and which snapshot it is to become.
  */
-export function snapshotLabels({ image, manifestDigest, manifest, index, chainId }: SnapshotLayer): Labels {
+export function snapshotLabels({ image, manifestDigest, manifest, index, chainId }: SnapshotLayer): LabelFields {
   const layers = manifest.layers.slice(index);
   const own = Object.entries(layers[0]?.annotations ?? {}).filter(
     ([key, value]) => key.startsWith(SNAPSHOT_PREFIX) && isValidLabel(key, value),
@@ -98,8 +84,8 @@ export function snapshotLabels({ image, manifestDigest, manifest, index, chainId
     ...Object.fromEntries(own),
     [LABELS.imageRef]: image,
     [LABELS.layerDigest]: layers[0]?.digest ?? "",
-    [LABEL.imageLayers]: fittingList(LABEL.imageLayers, layers),
-    [LABEL.manifestDigest]: manifestDigest,
+    [LABELS.imageLayers]: fittingList(LABELS.imageLayers, layers),
+    [LABELS.manifestDigest]: manifestDigest,
     [LABELS.snapshotRef]: chainId,
   };
 }

@@ -17,7 +17,22 @@ export const LABELS = {
   /** `CONTAINER ID:HOST ID:SIZE` of user ids, comma-separated. */
   uidMapping: "containerd.io/snapshot/uidmapping",
   gidMapping: "containerd.io/snapshot/gidmapping",
+  /** Digests of a layer and of all those above it, comma-separated. */
+  imageLayers: "containerd.io/snapshot/cri.image-layers",
+  manifestDigest: "containerd.io/snapshot/cri.manifest-digest",
+  // What containerd itself acts upon (containerd docs/garbage-collection.md, pkg/labels).
+  gcExpire: "containerd.io/gc.expire",
+  /** The start of a name. */
+  gcContent: "containerd.io/gc.ref.content.",
+  /** The start of a name, which the snapshotter's ends. */
+  gcSnapshot: "containerd.io/gc.ref.snapshot.",
+  uncompressed: ANNOTATION.uncompressed,
+  /** The start of a name, which a registry's ends. */
+  distributionSource: "containerd.io/distribution.source.",
 } as const;
 
-/** Labels by name. */
+/** Labels by name, as others have sent them. */
 export type Labels = ReadonlyMap<string, string>;
+
+/** Labels that this program sends, by name. */
+export type LabelFields = Readonly<Record<string, string>>;
