@@ -11,8 +11,8 @@ export interface RoleProcess {
   /** `import.meta.url` of the module that calls {@link serveProcess}; in an executable `main.ts` dispatches. */
   readonly moduleUrl: string;
   readonly role: string;
-  /** Descriptors that become its 0, 1 and so on; undefined ones are closed. */
-  readonly fds: readonly (number | undefined)[];
+  /** Descriptors that become its 0, 1 and so on; undefined ones are closed, "pipe" is one of the child's streams. */
+  readonly fds: readonly (number | "pipe" | undefined)[];
 }
 
 /** Starts a process that outlives signals to this one's group. It is not waited for. */

@@ -1,12 +1,15 @@
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { afterEach, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { DaemonClient } from "../../src/service/daemon/client.ts";
 import { DaemonHome, descriptorsOf, memoryOf } from "../kit/daemon.ts";
+import { canMountErofs } from "../kit/erofs-lab.ts";
 import { isBuilt } from "../kit/program.ts";
 import { run, shell } from "../kit/shell.ts";
 import type { SyntheticImage } from "../kit/synthetic-image.ts";
 
+setDefaultTimeout(60_000);
+const ENGINES = canMountErofs() ? (["fuse", "erofs"] as const) : (["fuse"] as const);
 const canMount = isBuilt && process.getuid?.() === 0 && existsSync("/dev/fuse");
 const CYCLES = 300;
 const IMAGES = 7;
@@ -23,9 +26,9 @@ afterEach(async () => {
   await home[Symbol.asyncDispose]();
 });
 
-async function mount(image: SyntheticImage, mountpoint: string): Promise<void> {
+async function mount(image: SyntheticImage, mountpoint: string, engine: (typeof ENGINES)[number]): Promise<void> {
   const { bootstrapPath: bootstrap, blobDir } = image;
-  const call = { shown: bootstrap, mountpoint, engine: "fuse", readTimeoutMs: 30_000, options: "" } as const;
+  const call = { shown: bootstrap, mountpoint, engine, readTimeoutMs: 30_000, options: "" } as const;
   await client.mount({ image: { bootstrap, blobDir }, ...call });
 }
 
@@ -37,18 +40,18 @@ function wrongFiles(image: SyntheticImage, mountpoint: string): string[] {
     .map((file) => image.pathOf(file));
 }
 
-describe.skipIf(!canMount)("the daemon over many mounts", () => {
+describe.skipIf(!canMount).each(ENGINES)("the daemon over many mounts by %s", (engine) => {
   test("shows each image its own bytes through 300 mounts and unmounts, and leaks nothing", async () => {
     const images = Array.from({ length: IMAGES }, (_, seed) =>
       home.image(`image${seed}`, { files: FILES, fileBytes: 9000, seed }),
     );
     const places = [0, 1, 2].map((n) => home.mountpoint(`${n}`));
-    await home.mount(images[0] as SyntheticImage, home.mountpoint("keep"));
+    await home.mount(images[0] as SyntheticImage, home.mountpoint("keep"), "--engine", engine);
     const pid = await home.pid();
     const cycle = async (n: number): Promise<void> => {
       const image = images[n % IMAGES] as SyntheticImage;
       const place = places[n % places.length] as string;
-      await mount(image, place);
+      await mount(image, place, engine);
       expect(wrongFiles(image, place)).toEqual([]);
       await client.umount(place, false);
     };
@@ -66,7 +69,7 @@ describe.skipIf(!canMount)("the daemon over many mounts", () => {
     );
     const daemon = Bun.spawn(["bash", "-c", 'ulimit -n 256; exec "$0" "$@"', ...home.command("daemon", "run")]);
     while (!(await client.isServing())) await Bun.sleep(10);
-    for (const [n, image] of images.entries()) await mount(image, home.mountpoint(`${n}`));
+    for (const [n, image] of images.entries()) await mount(image, home.mountpoint(`${n}`), engine);
     const sums = images.map((image) => {
       const hash = new Bun.CryptoHasher("sha256");
       for (let file = 0; file < image.files; file++) hash.update(image.contentOf(file));
@@ -90,7 +93,7 @@ describe.skipIf(!canMount)("the daemon over many mounts", () => {
     expect(await run(process.execPath, "-e", generate)).toMatchObject({ status: 0, stderr: "" });
     const image = { bootstrap: join(home.dir, "image.boot"), blobDir: join(home.dir, "blobs") };
     const at = home.mountpoint("a");
-    await home.ok("mount", "--bootstrap", image.bootstrap, "--blob-dir", image.blobDir, at);
+    await home.ok("mount", "--engine", engine, "--bootstrap", image.bootstrap, "--blob-dir", image.blobDir, at);
     const pid = await home.pid();
     expect(memoryOf(pid, "RssAnon")).toBeLessThan(100 * 1024);
     expect((await shell(`find ${at} -type f -printf '%s\\n' | sort | uniq -c`)).trim()).toBe("200000 16");

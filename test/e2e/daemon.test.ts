@@ -85,12 +85,12 @@ describe.skipIf(!canMount)("the daemon", () => {
   test("takes one descriptor for a further mount of an image, and gives all back", async () => {
     const image = home.image("a", { ...SMALL, seed: 1 });
     const other = home.image("b", { ...SMALL, seed: 2 });
-    await home.mount(other, home.mountpoint("other"));
+    await home.mount(other, home.mountpoint("other"), "--engine", "fuse");
     const pid = await home.pid();
     const before = descriptorsOf(pid);
-    await home.mount(image, home.mountpoint("1"));
+    await home.mount(image, home.mountpoint("1"), "--engine", "fuse");
     const one = descriptorsOf(pid);
-    await home.mount(image, home.mountpoint("2"));
+    await home.mount(image, home.mountpoint("2"), "--engine", "fuse");
     expect(descriptorsOf(pid).filter((name) => name === "/dev/fuse").length).toBe(3);
     expect(descriptorsOf(pid).length).toBe(one.length + 1);
     await home.ok("umount", home.mountpoint("1"));
@@ -270,7 +270,7 @@ describe.skipIf(!canMount)("the daemon", () => {
 
   test("counts what it does for Prometheus, of ended mounts too", async () => {
     const image = home.image("a", { ...SMALL, seed: 1 });
-    for (const name of ["a", "b"]) await home.mount(image, home.mountpoint(name));
+    for (const name of ["a", "b"]) await home.mount(image, home.mountpoint(name), "--engine", "fuse");
     expect(contentAt(image, home.mountpoint("a"), 0)).toBe(true);
     await home.ok("umount", home.mountpoint("a"));
     expect(contentAt(image, home.mountpoint("b"), 0)).toBe(true);
@@ -280,8 +280,11 @@ describe.skipIf(!canMount)("the daemon", () => {
     expect(number("nydus_mounts")).toBe(1);
     expect(number("nydus_mounts_started_total")).toBe(2);
     expect(number("nydus_read_bytes_total")).toBe(10_000);
-    expect(number(`nydus_mount_read_bytes_total{mountpoint="${home.mountpoint("b")}"}`)).toBe(5000);
-    expect(number('nydus_fetched_bytes_total{why="demand"}')).toBe(15_000);
+    const labels = `mountpoint="${home.mountpoint("b")}",image="${image.bootstrapPath}"`;
+    expect(number(`nydus_mount_read_bytes_total{${labels}}`)).toBe(5000);
+    expect(number(`nydus_mount_fetches_total{${labels}}`)).toBe(0);
+    expect(number('nydus_fetched_bytes_total{cause="demand"}')).toBe(5000);
+    expect(number('nydus_fetched_bytes_total{cause="ahead"}')).toBe(10_000);
     expect(number('nydus_reads_total{cache="miss"}')).toBe(1);
     expect(number('nydus_reads_total{cache="hit"}')).toBe(1);
     expect(number("process_open_fds")).toBeGreaterThan(10);

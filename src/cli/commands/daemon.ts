@@ -32,7 +32,7 @@ async function status(context: CliContext): Promise<void> {
 }
 
 function formatStatus(found: DaemonStatus): string {
-  const rows = [
+  const rows: readonly (readonly string[])[] = [
     ["state", found.state],
     ["pid", `${found.pid}`],
     ["version", found.version],
@@ -40,11 +40,12 @@ function formatStatus(found: DaemonStatus): string {
     ["started", found.startedAt],
     ["mounts", `${found.mounts} of ${found.images} images`],
     ["threads", `${found.threads}`],
+    ...(found.engine === undefined ? [] : [["engine", found.engine]]),
     ["memory", `${formatBytes(found.rssBytes)}, ${formatBytes(found.rssAnonBytes)} of it anonymous`],
     ["open files", `${found.openFiles}`],
     ["idle timeout", `${found.idleMs / 1000} s`],
   ];
-  return rows.map(([name, value]) => `${`${name}:`.padEnd(14)}${value}\n`).join("");
+  return rows.map(([name = "", value = ""]) => `${`${name}:`.padEnd(14)}${value}\n`).join("");
 }
 
 async function stop(context: CliContext): Promise<void> {

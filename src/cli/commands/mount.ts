@@ -155,7 +155,7 @@ e.g., 'nydus mount oci:./alpine:nydus /mnt'
       type: "enum",
       options: Object.keys(ENGINES),
       default: DEFAULT_ENGINE,
-      description: "How to mount; auto tries erofs",
+      description: "How to mount; auto is erofs where that works, else fuse",
     },
     "read-timeout": {
       type: "string",

@@ -13,14 +13,10 @@ STATE is "serving"; "starting" until the mount answers; "detached" once it is un
     const mounts = listMounts(context.root);
     if (context.json) await printJson(mounts);
     else {
-      const rows = mounts.map(({ mountpoint, image, engine, pid, state }) => [
-        mountpoint,
-        image,
-        engine,
-        `${pid}`,
-        state,
-      ]);
-      await printText(formatTable(["MOUNTPOINT", "IMAGE", "ENGINE", ">PID", "STATE"], rows));
+      const rows = mounts.map(({ mountpoint, image, engine, pid, state, ready, why = ready ? "asked for" : "" }) => {
+        return [mountpoint, image, engine, `${pid}`, state, why];
+      });
+      await printText(formatTable(["MOUNTPOINT", "IMAGE", "ENGINE", ">PID", "STATE", "WHY THIS ENGINE"], rows));
     }
     return 0;
   },

@@ -97,12 +97,13 @@ async function mountAndRead(root: string, image: TestImage, { uid, signal }: Doc
   const { bootstrapPath, blobDir, content } = image;
   const open = (): ReturnType<MountSources["open"]> => sources.open({ bootstrapPath, blobDir }, { signal });
   const mount = await startServing({ root, mountpoint, image: "doctor", engine: DEFAULT_ENGINE, host, open, signal });
+  const { engine } = mount.record;
   using _exit = atExit(() => leaveNothing(root, mount.record));
   try {
     await compareFile(join(mountpoint, FILE_NAME), content);
-    if (uid !== 0 || !hasLibc()) return ok(`an image was mounted by ${DEFAULT_ENGINE} and read`);
+    if (uid !== 0 || !hasLibc()) return ok(`an image was mounted by ${engine} and read`);
     await overlayAndRead(root, mountpoint, content);
-    return ok(`an image was mounted by ${DEFAULT_ENGINE}, overlaid and read`);
+    return ok(`an image was mounted by ${engine}, overlaid and read`);
   } finally {
     await mount.session[Symbol.asyncDispose]();
     await mount.ended;

@@ -7,6 +7,7 @@ import {
   EROFS_TYPE,
   type HostOptions,
   type MountHost,
+  type MountKind,
   type MountOptions,
   type MountSession,
   type SessionStats,
@@ -26,6 +27,7 @@ class AutoHost implements MountHost {
   readonly #erofs: MountHost;
   #fuse: MountHost | undefined;
   #probe: Promise<ErofsProbe> | undefined;
+  #choice: string | undefined;
 
   constructor(options: HostOptions) {
     this.#options = options;
@@ -37,6 +39,10 @@ class AutoHost implements MountHost {
     return this.#fuse?.isBroken ?? false;
   }
 
+  get choice(): string | undefined {
+    return this.#choice;
+  }
+
   async mount(options: MountOptions): Promise<MountSession> {
     const mountpoint = checkMountpoint(options.mountpoint);
     if (findMount(mountpoint)?.type === EROFS_TYPE) {
@@ -44,20 +50,18 @@ class AutoHost implements MountHost {
     }
     const { works, why } = await this.#erofsProbe(options.root);
     const found = works ? refusalOf(options.flags) : why;
-    if (found !== undefined) return this.#mountByFuse(options);
+    if (found !== undefined) return this.#mountByFuse(options, found);
     if (!(await isCheckQuick(options.bootstrap, options.root))) {
       // Nobody waits for the check of a large image; the next mount profits from it.
       void checkForKernel(options.bootstrap, options.root).catch(() => undefined);
-      this.#options.onChoice?.(`engine fuse for ${mountpoint}: its bootstrap is large and has not been checked before`);
-      return this.#mountByFuse(options);
+      return this.#mountByFuse(options, "its bootstrap is large and has not been checked before");
     }
     try {
-      return await this.#erofs.mount(options);
+      return new ChosenSession(await this.#erofs.mount(options), { engine: "erofs", type: EROFS_TYPE, why });
     } catch (error) {
       const failure = asNydusError(error);
       if (!OTHER_WAY.includes(failure.code) && !this.#erofs.isBroken) throw failure;
-      this.#options.onChoice?.(`engine fuse for ${mountpoint}: ${formatError(failure)}`);
-      return this.#mountByFuse(options);
+      return this.#mountByFuse(options, formatError(failure));
     }
   }
 
@@ -65,16 +69,18 @@ class AutoHost implements MountHost {
   async #erofsProbe(root = tmpdir()): Promise<ErofsProbe> {
     if (this.#erofs.isBroken) return { works: false, why: "it has failed" };
     this.#probe ??= probeErofs(this.#erofs, root).then((probe) => {
-      this.#options.onChoice?.(`engine ${probe.works ? "erofs" : "fuse"}: ${probe.why}`);
+      this.#choice = `${probe.works ? "erofs" : "fuse"}: ${probe.why}`;
+      this.#options.onChoice?.(`engine ${this.#choice}`);
       return probe;
     });
     return await this.#probe;
   }
 
-  async #mountByFuse(options: MountOptions): Promise<MountSession> {
+  async #mountByFuse(options: MountOptions, why: string): Promise<MountSession> {
     this.#fuse ??= hasLibc() ? openFuseHost(this.#options) : openFuseNativeHost();
     const { subtype } = options.flags ?? DEFAULT_MOUNT_FLAGS;
-    return new FuseSessionOfAuto(await this.#fuse.mount(options), `fuse.${subtype}`);
+    if (this.#choice?.endsWith(why) !== true) this.#options.onChoice?.(`engine fuse for ${options.mountpoint}: ${why}`);
+    return new ChosenSession(await this.#fuse.mount(options), { engine: "fuse", type: `fuse.${subtype}`, why });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -92,14 +98,14 @@ function refusalOf(flags: MountFlags | undefined): string | undefined {
   return isPlain ? undefined : "its mount options are for FUSE";
 }
 
-/** A FUSE mount that says that it is one. */
-class FuseSessionOfAuto implements MountSession {
-  readonly kind: MountSession["kind"];
+/** A mount that says how it came to be. */
+class ChosenSession implements MountSession {
+  readonly kind: MountKind;
   readonly #session: MountSession;
 
-  constructor(session: MountSession, type: string) {
+  constructor(session: MountSession, kind: MountKind) {
     this.#session = session;
-    this.kind = { engine: "fuse", type };
+    this.kind = kind;
   }
 
   get mountpoint(): string {

@@ -7,7 +7,7 @@ import { StagedFile } from "../../content/store/staged-file.ts";
 import { KERNEL_CHECK_VERSION } from "../../format/rafs/kernel-safe.ts";
 import type { MappedFile } from "../../os/mmap.ts";
 import { duplicate } from "../../os/quiet-file.ts";
-import { checkBytes, checkFile } from "./bootstrap-check-thread.ts";
+import { checkBytes, checkFile } from "./bootstrap-check-process.ts";
 
 /** Where results are kept below the state directory: a file a bootstrap that has passed, named by its digest. */
 const DIR = "checked";
@@ -15,7 +15,7 @@ const PASSED = `passed ${KERNEL_CHECK_VERSION}\n`;
 
 /** Up to so many bytes, some 60,000 files, the check takes less than half a second. */
 const QUICK_BYTES = 12 << 20;
-/** From so many bytes on the check is a thread's. */
+/** From so many bytes on the check is a process's of its own. */
 const LARGE_BYTES = 2 << 20;
 
 /**

@@ -17,4 +17,4 @@ export const ENGINES = {
 export type EngineName = keyof typeof ENGINES;
 
 /** The engine that is used unless another is asked for: libfuse where there is no way to call mount(2). */
-export const DEFAULT_ENGINE: EngineName = hasLibc() ? "fuse" : "fuse-native";
+export const DEFAULT_ENGINE: EngineName = hasLibc() ? "auto" : "fuse-native";

@@ -16,7 +16,7 @@ import { asNydusError, NydusError } from "../../base/errors.ts";
 import { syncDirectoryNow } from "../../content/store/file-io.ts";
 import { findMount } from "../../os/mount.ts";
 import { processStart } from "../../os/process.ts";
-import { MOUNT_TYPE } from "./engine.ts";
+import { EROFS_TYPE, MOUNT_TYPE } from "./engine.ts";
 
 /** What is on disk about one mount: `<root>/mounts/<id>.json`. */
 export interface MountRecord {
@@ -29,6 +29,8 @@ export interface MountRecord {
   readonly engine: string;
   /** File system type in /proc/self/mountinfo. */
   readonly type: string;
+  /** Why this engine, where one was chosen: a line. */
+  readonly why?: string | undefined;
   /** The process that serves it. */
   readonly pid: number;
   /** With `pid`, names the process for ever. */
@@ -145,8 +147,14 @@ export function isAlive(record: MountRecord): boolean {
 }
 
 /** Whether what is mounted at a place is one of ours. */
-export function isOurMount({ mountpoint, type = MOUNT_TYPE }: { mountpoint: string; type?: string }): boolean {
-  return findMount(mountpoint)?.type === type;
+export function isOurMount(record: { mountpoint: string; engine?: string; type?: string }): boolean {
+  const found = findMount(record.mountpoint)?.type;
+  return found !== undefined && ourTypes(record).includes(found);
+}
+
+/** Which way a mount was made is written down after it was made. */
+function ourTypes({ engine = "auto", type = MOUNT_TYPE }: { engine?: string; type?: string }): readonly string[] {
+  return engine === "auto" || engine === "erofs" ? [type, EROFS_TYPE] : [type];
 }
 
 function stateOf(record: MountRecord): MountState | undefined {

@@ -1,4 +1,5 @@
 import { ERROR_CODES, type ErrorCode, type ErrorPlace, NydusError } from "../../base/errors.ts";
+import type { FetchStats } from "../../content/cache/fetch-meter.ts";
 import type { ImageRequest } from "../../operation/image/mount-source.ts";
 import type { PrefetchChoice } from "../../operation/image/prefetch.ts";
 import type { SessionStats } from "../../operation/mount/engine.ts";
@@ -49,6 +50,8 @@ export interface MountCall {
 /** A mount as `GET /v1/mounts` gives it. */
 export interface MountInfo extends ListedMount {
   readonly stats: SessionStats | undefined;
+  /** What has been fetched because of it. */
+  readonly fetched?: FetchStats | undefined;
 }
 
 /** What `GET /v1/status` gives. */
@@ -64,6 +67,8 @@ export interface DaemonStatus {
   /** Images that are open: mounts of one image share it. */
   readonly images: number;
   readonly threads: number;
+  /** How images are mounted unless asked otherwise, and why; not there before the first one was. */
+  readonly engine?: string | undefined;
   /** It ends when nothing has been mounted for so long. */
   readonly idleMs: number;
   /** Resident, and of it what is not file pages; bytes. */

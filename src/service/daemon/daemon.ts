@@ -1,7 +1,8 @@
 import { asNydusError, formatError, NydusError } from "../../base/errors.ts";
+import { NOTHING_FETCHED } from "../../content/cache/fetch-meter.ts";
 import { MountSources } from "../../operation/image/mount-source.ts";
 import { MOUNT_DEFAULTS, type MountHost, type SessionStats } from "../../operation/mount/engine.ts";
-import { ENGINES, type EngineName } from "../../operation/mount/engines.ts";
+import { DEFAULT_ENGINE, ENGINES, type EngineName } from "../../operation/mount/engines.ts";
 import { listMounts, type MountRecord } from "../../operation/mount/mount-record.ts";
 import { type EndSignals, endAtSignals } from "../../operation/mount/serve.ts";
 import { leaveNothing, type ServedMount, startServing } from "../../operation/mount/served-mount.ts";
@@ -144,10 +145,10 @@ export class Daemon {
 
   /** Every mount of the state directory, those of other processes too. */
   mounts(): MountInfo[] {
-    return listMounts(this.#options.root).map((mount) => ({
-      ...mount,
-      stats: this.#mounts.get(mount.id + mount.startedAt)?.session.stats(),
-    }));
+    return listMounts(this.#options.root).map((mount) => {
+      const served = this.#mounts.get(mount.id + mount.startedAt);
+      return { ...mount, stats: served?.session.stats(), fetched: served?.fetched?.() };
+    });
   }
 
   async status(): Promise<DaemonStatus> {
@@ -155,18 +156,22 @@ export class Daemon {
     const { images } = await this.#sources.stats();
     const state = this.isClosing ? "ending" : "running";
     const own = { state, pid: process.pid, version, root, startedAt: this.#startedAt } as const;
-    return { ...own, mounts: this.#mounts.size, images, threads: this.#threads, idleMs, ...processUse() };
+    const engine = this.#hosts.get(DEFAULT_ENGINE)?.choice;
+    return { ...own, mounts: this.#mounts.size, images, threads: this.#threads, engine, idleMs, ...processUse() };
   }
 
   /** Prometheus text. */
   async metrics(): Promise<string> {
-    const mounts = [...this.#mounts.values()].map(({ record, session }) => ({
-      mountpoint: record.mountpoint,
-      stats: session.stats(),
+    const mounts = [...this.#mounts.values()].map(({ record: { mountpoint, image }, session, fetched }) => ({
+      ...{ mountpoint, image, stats: session.stats() },
+      fetched: fetched?.() ?? NOTHING_FETCHED,
     }));
+    const { all, blobs } = await this.#sources.fetched();
     return formatMetrics({
       version: this.#options.version,
       mounts,
+      blobs,
+      fetched: all,
       totals: this.#stats(),
       mountsStarted: this.#started,
       mountsFailed: this.#failed,

@@ -12,10 +12,10 @@ import { formatReference, parseReference, type Reference } from "../../format/oc
 import { cacheDir, collectStoredCaches } from "../../operation/image/cache-admin.ts";
 import { sweepKeptMetas } from "../../operation/image/open-kept-meta.ts";
 import type { PrefetchChoice } from "../../operation/image/prefetch.ts";
-import { MOUNT_DEFAULTS, MOUNT_TYPE } from "../../operation/mount/engine.ts";
+import { MOUNT_DEFAULTS } from "../../operation/mount/engine.ts";
 import { DEFAULT_ENGINE } from "../../operation/mount/engines.ts";
-import { findRecord, type MountRecord, removeRecord } from "../../operation/mount/mount-record.ts";
-import { findMount, MNT_DETACH, resolveMountpoint, unmount } from "../../os/mount.ts";
+import { findRecord, isOurMount, type MountRecord, removeRecord } from "../../operation/mount/mount-record.ts";
+import { MNT_DETACH, resolveMountpoint, unmount } from "../../os/mount.ts";
 import type { MountBody } from "../daemon/api.ts";
 import { DaemonClient } from "../daemon/client.ts";
 import type { BlobPlaceBody, RegistryBody } from "../daemon/image-body.ts";
@@ -128,7 +128,7 @@ export class DaemonMounts implements ImageMounts {
   /** Takes mounts away whose server is gone; containers that still use one keep it, and it goes with them. */
   #clear(path: string): void {
     const mountpoint = resolvedOrUndefined(path);
-    for (let i = 0; mountpoint !== undefined && i < STACKED_MAX && isOurs(mountpoint); i++) {
+    for (let i = 0; mountpoint !== undefined && i < STACKED_MAX && isOurMount({ mountpoint }); i++) {
       const record = findRecord(this.#options.root, mountpoint);
       if (record !== undefined && record.state !== "dead") return;
       unmount(mountpoint, MNT_DETACH);
@@ -182,7 +182,7 @@ export class DaemonMounts implements ImageMounts {
 
   async #umount(path: string): Promise<void> {
     const mountpoint = resolvedOrUndefined(path);
-    for (let i = 0; mountpoint !== undefined && i < STACKED_MAX && isOurs(mountpoint); i++) {
+    for (let i = 0; mountpoint !== undefined && i < STACKED_MAX && isOurMount({ mountpoint }); i++) {
       const record = findRecord(this.#options.root, mountpoint);
       const isDead = record?.state === "dead" || (record === undefined && !(await answers(mountpoint)));
       if (unmount(mountpoint, isDead ? MNT_DETACH : 0) === "busy") {
@@ -232,10 +232,6 @@ export class DaemonMounts implements ImageMounts {
     await Promise.allSettled([...this.#flights.values()].map(({ done }) => done));
     await Promise.allSettled(this.#umounts.values());
   }
-}
-
-function isOurs(mountpoint: string): boolean {
-  return findMount(mountpoint)?.type === MOUNT_TYPE;
 }
 
 /** Whether a file system's server is alive, as far as it says: a question that the kernel cannot answer by itself. */
