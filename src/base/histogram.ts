@@ -38,6 +38,14 @@ export class LatencyHistogram {
   }
 }
 
+/** The latencies of two counts. */
+export function addLatencies(a: LatencyStats, b: LatencyStats): LatencyStats {
+  return latencyStats(
+    a.buckets.map((count, i) => count + (b.buckets[i] ?? 0)),
+    a.sumSec + b.sumSec,
+  );
+}
+
 /** What some buckets say. */
 export function latencyStats(buckets: ArrayLike<number>, sumSec: number): LatencyStats {
   const counts = Array.from(buckets);

@@ -34,7 +34,7 @@ async function prefetched(wanted: number, image: string, ...flags: string[]): Pr
       await Bun.sleep(50);
       done = await metric(root, 'nydus_prefetch_bytes_total{state="done"}');
     }
-    expect(await metric(root, 'nydus_fetched_bytes_total{why="demand"}')).toBe(0);
+    expect(await metric(root, 'nydus_fetched_bytes_total{cause="demand"}')).toBe(0);
     return done;
   } finally {
     await run("umount", "-l", mountpoint);

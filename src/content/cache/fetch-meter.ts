@@ -1,5 +1,5 @@
 import type { ErrorCode } from "../../base/errors.ts";
-import { LatencyHistogram, type LatencyStats } from "../../base/histogram.ts";
+import { addLatencies, LatencyHistogram, type LatencyStats } from "../../base/histogram.ts";
 import type { FetchLane } from "./fetch-queue.ts";
 
 /** Why data cannot be had: its place fails, it is not what its digest says, it does not decode, it comes too late. */
@@ -49,6 +49,24 @@ export interface FetchStats {
   readonly decodes: LatencyStats;
 }
 
+/** What was fetched on behalf of two. */
+export function addFetchStats(a: FetchStats, b: FetchStats): FetchStats {
+  return {
+    requests: a.requests + b.requests,
+    demandBytes: a.demandBytes + b.demandBytes,
+    aheadBytes: a.aheadBytes + b.aheadBytes,
+    prefetchBytes: a.prefetchBytes + b.prefetchBytes,
+    decodedBytes: a.decodedBytes + b.decodedBytes,
+    chunkErrors: countKinds((kind) => a.chunkErrors[kind] + b.chunkErrors[kind]),
+    fetches: addLatencies(a.fetches, b.fetches),
+    decodes: addLatencies(a.decodes, b.decodes),
+  };
+}
+
+function countKinds(count: (kind: ErrorKind) => number): Record<ErrorKind, number> {
+  return Object.fromEntries(ERROR_KINDS.map((kind) => [kind, count(kind)])) as Record<ErrorKind, number>;
+}
+
 /**
  * Counts fetches on behalf of a blob, of a mount or of a process. What mounts share is counted once, for who caused it:
  * a fetch for the mount whose read or prefetch began it. Another one that waits for the same chunks, or
@@ -58,7 +76,7 @@ export class FetchMeter {
   readonly #parent: FetchMeter | undefined;
   readonly #fetches = new LatencyHistogram();
   readonly #decodes = new LatencyHistogram();
-  readonly #chunkErrors = Object.fromEntries(ERROR_KINDS.map((kind) => [kind, 0])) as Record<ErrorKind, number>;
+  readonly #chunkErrors = countKinds(() => 0);
   readonly #bytes: Record<FetchLane, number> = { demand: 0, ahead: 0, prefetch: 0 };
   #requests = 0;
   #decodedBytes = 0;
@@ -90,6 +108,7 @@ export class FetchMeter {
     this.#parent?.onChunkErrors(kind, chunks);
   }
 
+  /** What was counted so far. */
   get stats(): FetchStats {
     const { demand, ahead, prefetch } = this.#bytes;
     return {
@@ -104,3 +123,6 @@ export class FetchMeter {
     };
   }
 }
+
+/** Of whoever has had nothing fetched. */
+export const NOTHING_FETCHED: FetchStats = new FetchMeter().stats;

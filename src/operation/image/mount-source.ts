@@ -1,13 +1,17 @@
 import { realpathSync, statSync } from "node:fs";
+import type { ByteRange } from "../../base/bytes.ts";
 import { asNydusError, type NydusError } from "../../base/errors.ts";
-import type { BlobCacheOptions, CacheStats } from "../../content/cache/blob-cache.ts";
+import type { BlobCache, BlobCacheOptions, CacheStats } from "../../content/cache/blob-cache.ts";
+import { FetchMeter, type FetchStats } from "../../content/cache/fetch-meter.ts";
 import type { PullPolicy } from "../../content/local/open-image-source.ts";
 import type { RegistryOptions } from "../../content/registry/registry-options.ts";
 import { SharedRegistries } from "../../content/registry/shared-registries.ts";
+import type { ReadOptions } from "../../content/store/source.ts";
 import type { Platform } from "../../format/oci/manifest.ts";
 import type { CodecPool } from "../../os/codec-pool.ts";
 import { openCodecPool } from "../../os/codec-threads.ts";
 import { releaseMemory } from "../../os/memory.ts";
+import type { MountDevice } from "../mount/engine.ts";
 import type { MountSource } from "../mount/served-mount.ts";
 import { type OpenedImage, openBootstrap, openEachDevice, openImage } from "./open.ts";
 import { type BootstrapDirRequest, findUnpackedBootstrap, openBootstrapDir } from "./open-bootstrap-dir.ts";
@@ -53,6 +57,13 @@ export interface MountStats extends CacheStats {
   readonly prefetchDoneBytes: number;
 }
 
+/** What was fetched of a blob. */
+export interface BlobFetches {
+  /** Hex digits. */
+  readonly blob: string;
+  readonly fetched: FetchStats;
+}
+
 interface SharedImage {
   readonly key: string;
   readonly image: OpenedImage;
@@ -87,6 +98,8 @@ export class MountSources implements AsyncDisposable {
   /** By prefetches that have ended. */
   #prefetched = { askedBytes: 0, doneBytes: 0 };
   #blobBytes = 0;
+  /** Of all mounts. */
+  readonly #meter = new FetchMeter();
 
   /** @param root directory of all state @param registries closed with it; new ones unless given */
   constructor(root: string, registries = new SharedRegistries()) {
@@ -97,9 +110,11 @@ export class MountSources implements AsyncDisposable {
   /** Opens an image, or shares it when it is open; disposing gives it back. @throws as `openImage`, `openBootstrap` */
   async open(request: ImageRequest, options: MountSourceOptions): Promise<MountSource> {
     const shared = await this.#acquire(request, options);
+    const meter = new FetchMeter(this.#meter);
+    const devices = shared.caches.map(({ cache }) => new MeteredDevice(cache, meter));
     let prefetch: Prefetch;
     try {
-      prefetch = await this.#prefetch(shared, options);
+      prefetch = await this.#prefetch(shared, devices, options);
     } catch (error) {
       await this.#giveBack(shared);
       throw error;
@@ -107,8 +122,9 @@ export class MountSources implements AsyncDisposable {
     let open = true;
     return {
       bootstrap: shared.image.bootstrapFile,
-      devices: shared.caches.map(({ cache }) => cache),
+      devices,
       blobs: shared.image.devices.map(({ id }) => id),
+      fetched: () => meter.stats,
       [Symbol.asyncDispose]: async () => {
         if (!open) return;
         open = false;
@@ -130,11 +146,19 @@ export class MountSources implements AsyncDisposable {
     };
   }
 
-  async #prefetch({ image, caches }: SharedImage, options: MountSourceOptions): Promise<Prefetch> {
+  /** What all mounts have had fetched since the start, and of that, of each blob that is open. */
+  async fetched(): Promise<{ readonly all: FetchStats; readonly blobs: readonly BlobFetches[] }> {
+    return { all: this.#meter.stats, blobs: await this.#caches.fetched() };
+  }
+
+  async #prefetch(
+    { image }: SharedImage,
+    caches: readonly MeteredDevice[],
+    options: MountSourceOptions,
+  ): Promise<Prefetch> {
     const { prefetch: choice = "image", prefetchBytesPerSec: bytesPerSec, onError } = options;
     const started = await Prefetch.start({
-      ...{ image, choice, bytesPerSec, onError },
-      caches: caches.map(({ cache }) => cache),
+      ...{ image, caches, choice, bytesPerSec, onError },
     });
     this.#prefetches.add(started);
     return started;
@@ -242,6 +266,31 @@ export class MountSources implements AsyncDisposable {
     await Promise.all(lent);
     // Nobody is left to be told; what is closed has only been read.
     await Promise.resolve(image[Symbol.asyncDispose]()).catch(() => undefined);
+  }
+}
+
+/** A cache as one mount's device: what is fetched because of it is counted as the mount's. */
+class MeteredDevice implements MountDevice {
+  readonly chunks: MountDevice["chunks"];
+  readonly fd: number;
+  readonly ready: MountDevice["ready"];
+  readonly #cache: BlobCache;
+  readonly #meter: FetchMeter;
+
+  constructor(cache: BlobCache, meter: FetchMeter) {
+    this.chunks = cache.chunks;
+    this.fd = cache.fd;
+    this.ready = cache.ready;
+    this.#cache = cache;
+    this.#meter = meter;
+  }
+
+  ensure(range: ByteRange, options: ReadOptions): Promise<void> {
+    return this.#cache.ensure(range, { ...options, meter: this.#meter });
+  }
+
+  flush(): Promise<void> {
+    return this.#cache.flush();
   }
 }
 

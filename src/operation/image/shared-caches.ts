@@ -1,5 +1,6 @@
 import { equalBytes } from "../../base/bytes.ts";
 import { BlobCache, type BlobCacheOptions, type CacheStats } from "../../content/cache/blob-cache.ts";
+import { addFetchStats, type FetchStats } from "../../content/cache/fetch-meter.ts";
 import type { ChunkMap } from "../../format/rafs/chunk-map.ts";
 import { AnySource } from "./any-source.ts";
 
@@ -87,6 +88,16 @@ export class SharedCaches {
     const open = await Promise.allSettled([...this.#open].map(({ opening }) => opening));
     const all = open.flatMap((one) => (one.status === "fulfilled" ? [one.value.stats] : []));
     return all.reduce<CacheStats | undefined>(addStats, this.#closed);
+  }
+
+  /** What has been fetched of each blob that is open; mounts whose images know it otherwise have caches of their own. */
+  async fetched(): Promise<{ readonly blob: string; readonly fetched: FetchStats }[]> {
+    const blobs = new Map<string, FetchStats[]>();
+    for (const { id, opening } of this.#open) {
+      const cache = await opening.catch(() => undefined); // whoever opened it has been told
+      if (cache !== undefined) blobs.set(id, [...(blobs.get(id) ?? []), cache.fetched]);
+    }
+    return [...blobs].map(([blob, all]) => ({ blob, fetched: all.reduce(addFetchStats) }));
   }
 
   #find({ id, chunks, sizeBytes, source }: BlobCacheOptions): SharedCache | undefined {

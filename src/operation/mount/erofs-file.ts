@@ -128,17 +128,14 @@ export class MarkedFile {
    * @returns whether it may go on; each failure has been reported
    */
   async fill(range: ByteRange): Promise<boolean> {
-    const start = performance.now();
-    const isReady = await this.#fill(range);
-    const counters = new Counters(this.counters, MAIN_ROW);
-    counters.add("waitingReads", 1);
-    counters.add("waitingSec", (performance.now() - start) / 1000);
-    if (isReady) counters.add("readBytes", range.end - range.start);
-    else counters.add("errors", 1);
-    return isReady;
+    const counted = new Counters(this.counters, MAIN_ROW).startWaiting();
+    const failure = await this.#fill(range);
+    counted(failure ?? range.end - range.start);
+    return failure === undefined;
   }
 
-  async #fill(range: ByteRange): Promise<boolean> {
+  /** @returns why the read must fail */
+  async #fill(range: ByteRange): Promise<NydusError | undefined> {
     const timeoutMs = Math.min(...[...this.uses].map(({ readTimeoutMs }) => readTimeoutMs));
     let failure: NydusError | undefined;
     try {
@@ -149,9 +146,10 @@ export class MarkedFile {
       failure = asNydusError(error, { offset: range.start, length: range.end - range.start });
     }
     // Another image may have brought what this one could not.
-    if (rangeState(this.#data(), range) === "ready") return true;
-    this.report(failure ?? new NydusError("EFAULT", "Cannot read file data: fetched, but not ready"));
-    return false;
+    if (rangeState(this.#data(), range) === "ready") return undefined;
+    failure ??= new NydusError("EFAULT", "Cannot read file data: fetched, but not ready");
+    this.report(failure);
+    return failure;
   }
 
   async #bring(range: ByteRange, signal: AbortSignal): Promise<void> {

@@ -8,7 +8,7 @@ import { useOf } from "./erofs-file.ts";
 import type { FileShare, MarkedFiles } from "./erofs-files.ts";
 import type { Guardian } from "./erofs-guardian.ts";
 import { DEFAULT_MOUNT_FLAGS } from "./mount-flags.ts";
-import { sumCounters, sumStats } from "./session-counters.ts";
+import { endedStats, statsSince, sumCounters, sumStats } from "./session-counters.ts";
 
 /** How far the kernel may read ahead. */
 const READ_AHEAD_BYTES = 512 * 1024;
@@ -110,11 +110,7 @@ export class ErofsSession implements MountSession {
   }
 
   stats(): SessionStats {
-    if (this.#last !== undefined) return this.#last;
-    const now = Object.entries(this.#sum()).map(([field, value]) => {
-      return [field, value - this.#before[field as keyof SessionStats]];
-    });
-    return Object.fromEntries(now) as Record<keyof SessionStats, number>;
+    return this.#last ?? statsSince(this.#sum(), this.#before);
   }
 
   #report(error: unknown): void {
@@ -141,7 +137,7 @@ export class ErofsSession implements MountSession {
 
   async #end(): Promise<void> {
     if (this.#ended) return;
-    this.#last = this.stats();
+    this.#last = endedStats(this.stats());
     this.#ended = true;
     clearTimeout(this.#timer);
     try {
@@ -196,7 +192,7 @@ export class ErofsSession implements MountSession {
 
   /** Lets go of devices and bootstrap although somebody has files open: reads of what is not there fail. */
   async #abandon(): Promise<void> {
-    this.#last = this.stats();
+    this.#last = endedStats(this.stats());
     this.#ended = true;
     clearTimeout(this.#timer);
     const shares = this.#shares;

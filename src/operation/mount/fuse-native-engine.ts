@@ -54,7 +54,7 @@ async function mountFuseNative(options: MountOptions): Promise<MountSession> {
   const counters = makeCounters(0);
   const count = new Counters(counters, 0);
   const onError = (error: unknown): void => {
-    count.add("errors", 1);
+    count.addError(error);
     options.onError?.(asNydusError(error, { path: mountpoint }));
   };
   const { fsname, subtype } = options.flags ?? DEFAULT_MOUNT_FLAGS;
@@ -145,11 +145,13 @@ function handlersOf(fs: ImageFs, demand: DemandReader, { onError, count }: Watch
       return target;
     },
     read: async (path, target, offset) => {
-      const start = performance.now();
-      const length = await demand.read({ nodeid: nodeidAt(fs, path), offset, sizeBytes: target.length }, target, 0);
-      count.add("waitingReads", 1);
-      count.add("waitingSec", (performance.now() - start) / 1000);
-      count.add("readBytes", length);
+      const counted = count.startWaiting();
+      let length = 0;
+      try {
+        length = await demand.read({ nodeid: nodeidAt(fs, path), offset, sizeBytes: target.length }, target, 0);
+      } finally {
+        counted(length); // what failed is counted by errnoOf
+      }
       return length;
     },
     getxattr: (path, name) => fs.xattr(nodeidAt(fs, path), encoder.encode(name)),

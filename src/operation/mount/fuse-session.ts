@@ -30,7 +30,7 @@ import type { FuseThreadMessage } from "./fuse-thread.ts";
 import { FuseThreads, type ThreadListener } from "./fuse-threads.ts";
 import { ImageFs } from "./image-fs.ts";
 import { DEFAULT_MOUNT_FLAGS, type MountFlags } from "./mount-flags.ts";
-import { type CounterMemory, Counters, makeCounters, sumCounters } from "./session-counters.ts";
+import { type CounterMemory, Counters, endedStats, makeCounters, sumCounters } from "./session-counters.ts";
 
 /** How far the kernel may read ahead: long runs are faster, but a page fault far from any other fetches this much. */
 const READ_AHEAD_BYTES = 512 * 1024;
@@ -153,7 +153,7 @@ class FuseSession implements MountSession, ThreadListener {
   }
 
   async #serveMissing(read: PendingRead): Promise<void> {
-    const start = performance.now();
+    const counted = this.#counters && new Counters(this.#counters, this.#threads.count).startWaiting();
     let failure: unknown;
     try {
       await this.#demand.ensure(read);
@@ -161,8 +161,9 @@ class FuseSession implements MountSession, ThreadListener {
       failure = error;
     }
     if (this.#ended || this.#fd === undefined) return; // the descriptor's number may be another file's by now
-    const result = this.#readReply(read, failure);
-    this.#count(result, performance.now() - start);
+    const found = this.#readReply(read, failure);
+    counted?.(found);
+    const result = typeof found === "number" ? found : -readerErrno(found);
     try {
       writeFuseReply(
         this.#fd,
@@ -174,28 +175,20 @@ class FuseSession implements MountSession, ThreadListener {
     }
   }
 
-  /** Puts the data into the shared reply. @returns its length, or a negated errno */
-  #readReply(read: PendingRead, failure: unknown): number {
+  /** Puts the data into the shared reply. @returns its length, or why it is not there */
+  #readReply(read: PendingRead, failure: unknown): number | NydusError {
     try {
       if (failure !== undefined) throw failure;
       return this.#demand.readReady(read, this.#threads.reply, OutHeader.sizeBytes);
     } catch (error) {
       this.#report(error);
-      return -readerErrno(error);
+      return asNydusError(error);
     }
   }
 
-  #count(result: number, elapsedMs: number): void {
-    if (this.#counters === undefined) return;
-    const counters = new Counters(this.#counters, this.#threads.count);
-    counters.add("waitingReads", 1);
-    counters.add("waitingSec", elapsedMs / 1000);
-    if (result < 0) counters.add("errors", 1);
-    else counters.add("readBytes", result);
-  }
-
   stats(): SessionStats {
-    return sumCounters(this.#counters ?? makeCounters(0));
+    const stats = sumCounters(this.#counters ?? makeCounters(0));
+    return this.#ended ? endedStats(stats) : stats;
   }
 
   #report(error: unknown): void {

@@ -121,7 +121,7 @@ class FuseThreadLoop {
         readReady: (read, target, at) => readTimed(files, counters, { read, target, at }),
         onMissing: (read) => this.#post({ kind: "missing", id, read }),
         onError: (error) => {
-          counters.add("errors", 1);
+          counters.addError(error);
           this.#postError(id, error);
         },
         reply: this.#reply,

@@ -1,4 +1,5 @@
 import { asNydusError, type NydusError } from "../../base/errors.ts";
+import type { FetchStats } from "../../content/cache/fetch-meter.ts";
 import { Closers } from "../../content/store/closers.ts";
 import type { MappedFile } from "../../os/mmap.ts";
 import { checkMountpoint, MNT_DETACH, resolveMountpoint, unmount } from "../../os/mount.ts";
@@ -14,6 +15,8 @@ export interface MountSource extends AsyncDisposable {
   readonly devices: readonly MountDevice[];
   /** Hex digits of the blobs behind the devices. */
   readonly blobs?: readonly string[];
+  /** What has been fetched because of this mount. */
+  readonly fetched?: () => FetchStats;
 }
 
 /** What {@link startServing} needs. */
@@ -36,6 +39,8 @@ export interface ServingOptions extends Pick<MountOptions, "readTimeoutMs" | "fl
 export interface ServedMount {
   readonly record: MountRecord;
   readonly session: MountSession;
+  /** What has been fetched because of it. */
+  readonly fetched?: (() => FetchStats) | undefined;
   /** Resolves when the mount has ended and image and record are gone too; rejects when serving broke down. */
   readonly ended: Promise<void>;
 }
@@ -56,7 +61,7 @@ export async function startServing(options: ServingOptions): Promise<ServedMount
   const record = claimMount(root, { mountpoint, image, engine, type: `fuse.${flags.subtype}` });
   await using stack = new Closers();
   stack.defer(() => removeRecord(root, record));
-  const { bootstrap, devices, blobs } = stack.use(await options.open());
+  const { bootstrap, devices, blobs, fetched } = stack.use(await options.open());
   signal.throwIfAborted();
   const onError = limitReports(options.onError);
   const session = await options.host.mount({ ...options, mountpoint, bootstrap, devices, onError });
@@ -64,7 +69,7 @@ export async function startServing(options: ServingOptions): Promise<ServedMount
   const owned = stack.move();
   const ended = session.done.finally(() => owned[Symbol.asyncDispose]());
   ended.catch(() => undefined); // who does not look at it is not to crash
-  return { record: ready, session, ended };
+  return { record: ready, session, fetched, ended };
 }
 
 /** A mount whose process was killed is in the way of its successor, and of no use to anyone. */
