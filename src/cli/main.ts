@@ -10,12 +10,12 @@ const THREAD_ROLES: Readonly<Record<string, () => Promise<unknown>>> = {
   codec: () => import("../os/codec-thread.ts"),
   fuse: () => import("../operation/mount/fuse-thread.ts"),
   erofs: () => import("../operation/mount/erofs-thread.ts"),
-  "bootstrap-check": () => import("../operation/mount/bootstrap-check-thread.ts"),
 };
 
 /** The same of processes that it starts for itself. */
 const PROCESS_ROLES: Readonly<Record<string, () => Promise<unknown>>> = {
-  "erofs-guard": () => import("../operation/mount/erofs-guard.ts"),
+  holder: () => import("../operation/mount/holder.ts"),
+  "bootstrap-check": () => import("../operation/mount/bootstrap-check-process.ts"),
 };
 
 type Program = typeof import("./program.ts")["runProgram"];

@@ -22,7 +22,7 @@ export function mountByFusermount(mountpoint: string, options: string): number {
   const [ours, theirs] = fds;
   try {
     runFusermount(["-o", options, "--", mountpoint], theirs, mountpoint);
-    const received = libc().receiveFd(ours);
+    const received = libc().receive(ours, new Uint8Array(1));
     if (received.fd === undefined) {
       throw new NydusError("EIO", `Cannot mount: ${PROGRAM} gave no descriptor`, { path: mountpoint });
     }

@@ -35,16 +35,25 @@ export interface Libc {
    * @returns how many events were written; 0 when time is up, -1 when a signal came
    */
   epollWait(call: { epollFd: number; events: Uint8Array; maxEvents: number; timeoutMs: number }): number;
-  /** socketpair(2) of connected unix stream sockets; the first is closed on exec. */
-  socketPair(): { readonly errno: number; readonly fds?: readonly [number, number] };
-  /** recvmsg(2) without waiting, for one byte and the descriptor that comes with it. */
-  receiveFd(socket: number): FdResult;
+  /**
+   * socketpair(2) of connected unix sockets; the first is closed on exec. Packets (SOCK_SEQPACKET) come as they were
+   * sent.
+   */
+  socketPair(type?: "stream" | "packets"): { readonly errno: number; readonly fds?: readonly [number, number] };
+  /** recvmsg(2) without waiting: bytes, of a packet those that fit, and the descriptor that comes with them. */
+  receive(socket: number, buffer: Uint8Array): Received;
+  /** sendmsg(2) without waiting, with a descriptor if one is given. */
+  send(socket: number, bytes: Uint8Array, fd?: number): number;
   /** Sends one datagram to a unix socket, without waiting. @param address a path, or `@` and an abstract name */
   sendDatagram(address: string, data: Uint8Array): number;
   /** fcntl(2): O_NONBLOCK on. */
   setNonBlocking(fd: number): number;
-  /** Sends one byte and a descriptor, without waiting. */
-  sendFd(socket: number, fd: number): number;
+  /** memfd_create(2): an empty file in memory, closed on exec. */
+  memoryFile(name: string): FdResult;
+  /** mmap(2) of a whole file, shared: what is written is seen by all who map it. */
+  mapShared(fd: number, lengthBytes: number): { readonly errno: number; readonly mapping?: Mapping };
+  /** Takes note of children that have ended (waitpid(2) with WNOHANG), for a process whose event loop does not run. */
+  reapChildren(): void;
   /** fcntl(2): another number for the same open file, closed on exec. */
   duplicateFd(fd: number): FdResult;
   /** fcntl(2) with a struct flock, which it may change. */
@@ -65,7 +74,9 @@ export interface Libc {
 
 type MountCalls = Pick<
   Libc,
-  | "sendFd"
+  | "memoryFile"
+  | "mapShared"
+  | "reapChildren"
   | "duplicateFd"
   | "lockControl"
   | "fanotifyInit"
@@ -78,6 +89,11 @@ type MountCalls = Pick<
 
 /** A new descriptor, or why there is none. */
 export type FdResult = { readonly errno: number; readonly fd?: number };
+
+/** What {@link Libc.receive} has got; 0 bytes and no errno when the other end is closed. */
+export interface Received extends FdResult {
+  readonly length: number;
+}
 
 /** Arguments of mount(2). */
 export interface MountRequest {
@@ -116,6 +132,9 @@ const F_DUPFD_CLOEXEC = 1030;
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
 const SOCK_DGRAM = 2;
+const SOCK_SEQPACKET = 5;
+const WNOHANG = 1;
+const MFD_CLOEXEC = 1;
 const MSG_NOSIGNAL = 0x4000;
 const MSG_DONTWAIT = 0x40;
 const MSG_CMSG_CLOEXEC = 0x40000000;
@@ -128,6 +147,7 @@ const POSIX_FADV_WILLNEED = 3;
 const PROT_READ = 1;
 const PROT_WRITE = 2;
 const MAP_PRIVATE = 2;
+const MAP_SHARED = 1;
 /** Above every address that mmap gives: MAP_FAILED is the highest one. */
 const LOWEST_NON_ADDRESS = 2 ** 52;
 
@@ -148,6 +168,8 @@ const FUNCTIONS = {
   epoll_wait: { args: ["i32", "ptr", "i32", "i32"], returns: "i32" },
   socketpair: { args: ["i32", "i32", "i32", "ptr"], returns: "i32" },
   socket: { args: ["i32", "i32", "i32"], returns: "i32" },
+  memfd_create: { args: ["ptr", "u32"], returns: "i32" },
+  waitpid: { args: ["i32", "ptr", "i32"], returns: "i32" },
   sendto: { args: ["i32", "ptr", "u64", "i32", "ptr", "u32"], returns: "i64" },
   recvmsg: { args: ["i32", "ptr", "i32"], returns: "i64" },
   sendmsg: { args: ["i32", "ptr", "i32"], returns: "i64" },
@@ -207,30 +229,29 @@ function loadLibc(): Libc {
     },
     ioctlU32: (fd, request, value) => errnoOf(call.ioctl(fd, request, new Uint32Array([value]))),
     flock: (fd, operation) => errnoOf(call.flock(fd, operation)),
-    mapFile: (fd, lengthBytes) => {
-      const address = call.mmap(null, lengthBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-      if (address === null || Number(address) > LOWEST_NON_ADDRESS) return { errno: errno() };
-      const bytes = new Uint8Array(ffi.toArrayBuffer(address, 0, lengthBytes));
-      const unmap = (): void => void call.munmap(address, lengthBytes);
-      return { errno: 0, mapping: { bytes, address: Number(address), unmap } };
-    },
+    mapFile: (fd, lengthBytes) => map(tools, { fd, lengthBytes, flags: MAP_PRIVATE }),
     viewMapping: (address, lengthBytes) => new Uint8Array(ffi.toArrayBuffer(address as never, 0, lengthBytes)),
     adviseWillNeed: (fd, position, sizeBytes) => void call.posix_fadvise(fd, position, sizeBytes, POSIX_FADV_WILLNEED),
     eventFd: () => fdOf(call.eventfd(0, O_NONBLOCK | CLOEXEC)),
     epollCreate: () => fdOf(call.epoll_create1(CLOEXEC)),
     epollControl: ({ epollFd, operation, fd, event }) => errnoOf(call.epoll_ctl(epollFd, operation, fd, event)),
     epollWait: ({ epollFd, events, maxEvents, timeoutMs }) => call.epoll_wait(epollFd, events, maxEvents, timeoutMs),
-    socketPair: () => {
+    socketPair: (type = "stream") => {
       const fds = new Int32Array(2);
-      if (call.socketpair(AF_UNIX, SOCK_STREAM, 0, fds) !== 0) return { errno: errno() };
+      const kind = type === "stream" ? SOCK_STREAM : SOCK_SEQPACKET;
+      if (call.socketpair(AF_UNIX, kind, 0, fds) !== 0) return { errno: errno() };
       const [ours, theirs] = fds as unknown as [number, number];
       call.fcntl(ours, F_SETFD, 1);
       return { errno: 0, fds: [ours, theirs] };
     },
-    receiveFd: (socket) => {
-      const message = new DescriptorMessage((bytes) => Number(ffi.ptr(bytes)));
-      const received = Number(call.recvmsg(socket, message.header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
-      return received < 0 ? { errno: errno() } : { errno: 0, ...message.fd };
+    receive: (socket, buffer) => {
+      const message = new DescriptorMessage((bytes) => Number(ffi.ptr(bytes)), buffer, "wanted");
+      const length = Number(call.recvmsg(socket, message.header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
+      return length < 0 ? { errno: errno(), length: 0 } : { errno: 0, length, ...message.fd };
+    },
+    send: (socket, bytes, fd) => {
+      const message = new DescriptorMessage((part) => Number(ffi.ptr(part)), bytes, fd ?? "none");
+      return Number(call.sendmsg(socket, message.header, MSG_DONTWAIT | MSG_NOSIGNAL)) < 0 ? errno() : 0;
     },
     sendDatagram: (address, data) => {
       const fd = call.socket(AF_UNIX, SOCK_DGRAM | CLOEXEC, 0);
@@ -246,12 +267,25 @@ function loadLibc(): Libc {
   };
 }
 
+function map(
+  { ffi, call, errno }: ReturnType<typeof loadTools>,
+  { fd, lengthBytes, flags }: { fd: number; lengthBytes: number; flags: number },
+): { readonly errno: number; readonly mapping?: Mapping } {
+  const address = call.mmap(null, lengthBytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+  if (address === null || Number(address) > LOWEST_NON_ADDRESS) return { errno: errno() };
+  const bytes = new Uint8Array(ffi.toArrayBuffer(address, 0, lengthBytes));
+  const unmap = (): void => void call.munmap(address, lengthBytes);
+  return { errno: 0, mapping: { bytes, address: Number(address), unmap } };
+}
+
 /** Marks, mounts made of files, and what both hand to other processes. */
-function mountCalls({ ffi, call, system, errno, errnoOf, fdOf }: ReturnType<typeof loadTools>): MountCalls {
+function mountCalls(tools: ReturnType<typeof loadTools>): MountCalls {
+  const { ffi, call, system, errnoOf, fdOf } = tools;
   return {
-    sendFd: (socket, fd) => {
-      const message = new DescriptorMessage((bytes) => Number(ffi.ptr(bytes)), fd);
-      return Number(call.sendmsg(socket, message.header, MSG_DONTWAIT | MSG_NOSIGNAL)) < 0 ? errno() : 0;
+    memoryFile: (name) => fdOf(call.memfd_create(cString(name), MFD_CLOEXEC)),
+    mapShared: (fd, lengthBytes) => map(tools, { fd, lengthBytes, flags: MAP_SHARED }),
+    reapChildren: () => {
+      while (call.waitpid(-1, null, WNOHANG) > 0);
     },
     duplicateFd: (fd) => fdOf(call.fcntl(fd, F_DUPFD_CLOEXEC, 0)),
     lockControl: (fd, command, lock) => errnoOf(call.fcntl(fd, command, Number(ffi.ptr(lock)))),
@@ -282,22 +316,29 @@ function unixAddress(address: string): Uint8Array {
   return new Uint8Array([AF_UNIX, 0, ...name]);
 }
 
-/** A struct msghdr with room for one byte and one descriptor (cmsg(3), LP64). */
+/** A struct msghdr with some bytes and room for one descriptor (cmsg(3), LP64). */
 class DescriptorMessage {
   readonly header = new Uint8Array(56);
-  readonly #byte = new Uint8Array(1);
+  readonly #bytes: Uint8Array;
   readonly #vector = new BigUint64Array(2);
   readonly #control = new Uint8Array(24);
 
-  /** @param fd to be sent; to receive one, none */
-  constructor(addressOf: (bytes: Uint8Array | BigUint64Array) => number, fd?: number) {
+  /** @param bytes to be sent, or to be filled @param fd to be sent; "none", or "wanted" with what is received */
+  constructor(
+    addressOf: (part: Uint8Array | BigUint64Array) => number,
+    bytes: Uint8Array,
+    fd: number | "none" | "wanted",
+  ) {
     // Before addresses are taken: bytes of a small array move when its buffer is first asked for.
-    if (fd !== undefined) this.#setFd(fd);
-    this.#vector[0] = BigInt(addressOf(this.#byte));
-    this.#vector[1] = 1n;
+    this.#bytes = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length);
+    if (typeof fd === "number") this.#setFd(fd);
+    else void this.#control.buffer;
+    this.#vector[0] = BigInt(addressOf(this.#bytes));
+    this.#vector[1] = BigInt(bytes.length);
     const view = new DataView(this.header.buffer);
     view.setBigUint64(16, BigInt(addressOf(this.#vector)), true);
     view.setBigUint64(24, 1n, true);
+    if (fd === "none") return;
     view.setBigUint64(32, BigInt(addressOf(this.#control)), true);
     view.setBigUint64(40, BigInt(this.#control.length), true);
   }

@@ -53,7 +53,7 @@ function guardOf(daemon: number): number {
     try {
       const stat = readFileSync(`/proc/${name}/stat`, "latin1");
       const isChild = Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]) === daemon;
-      return isChild && readFileSync(`/proc/${name}/environ`, "latin1").includes("NYDUS_PROCESS_ROLE=erofs-guard");
+      return isChild && readFileSync(`/proc/${name}/environ`, "latin1").includes("NYDUS_PROCESS_ROLE=holder");
     } catch {
       return false; // gone
     }

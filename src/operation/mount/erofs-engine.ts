@@ -9,6 +9,7 @@ import { Guardian } from "./erofs-guardian.ts";
 import { type AbandonedMount, ErofsSession } from "./erofs-session.ts";
 import type { ErofsMessage } from "./erofs-thread.ts";
 import { ErofsWatch, type WatchListener } from "./erofs-watch.ts";
+import type { HolderClient } from "./holder-client.ts";
 
 /** How often it is looked whether given-up mounts are still in use. */
 const ABANDONED_MS = 1_000;
@@ -24,6 +25,7 @@ interface Opened {
 /** The mounts of this process by the kernel's EROFS driver. Opened at the first mount. */
 class ErofsHost implements MountHost {
   readonly #pendingReads: number | undefined;
+  readonly #holder: HolderClient | undefined;
   readonly #sessions = new Set<ErofsSession>();
   readonly #abandoned = new Set<AbandonedMount>();
   #opened: Opened | undefined;
@@ -31,8 +33,9 @@ class ErofsHost implements MountHost {
   #nextId = 1;
   #timer: ReturnType<typeof setInterval> | undefined;
 
-  constructor({ pendingReads }: HostOptions) {
+  constructor({ pendingReads, holder }: HostOptions) {
     this.#pendingReads = pendingReads;
+    this.#holder = holder;
   }
 
   get isBroken(): boolean {
@@ -64,7 +67,7 @@ class ErofsHost implements MountHost {
       const fail = (error: NydusError): void => this.#fail(error);
       const onMessage: WatchListener["onMessage"] = (message) => this.#onMessage(message);
       watch = new ErofsWatch(group, { onMessage, onFailure: fail }, this.#pendingReads);
-      const guardian = new Guardian(group, fail);
+      const guardian = new Guardian(group, fail, this.#holder);
       const files = new MarkedFiles({ group, watch, guardian });
       this.#opened = { group, watch, guardian, files };
       return this.#opened;
@@ -130,7 +133,7 @@ class ErofsHost implements MountHost {
     await this.#look();
     files.close();
     await watch.close();
-    guardian.close();
+    await guardian.close();
     closeSync(group.fd);
     this.#opened = undefined;
   }
