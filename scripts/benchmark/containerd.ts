@@ -14,7 +14,7 @@ import {
 import { type Containerd, findContainerds, missingPeers, NERDCTL } from "../../test/kit/peers.ts";
 import { Missing } from "./benchmark.ts";
 import type { Lab } from "./lab.ts";
-import { type Finished, Server } from "./process.ts";
+import { type Finished, runningFrom, Server } from "./process.ts";
 
 /** A snapshotter of containerd, as one side of a benchmark has it. */
 export interface Snapshotter {
@@ -22,6 +22,10 @@ export interface Snapshotter {
   readonly name: "nydus" | "overlayfs";
   /** The command that serves it below a directory, which is made; undefined for containerd's own. */
   readonly command?: ((dir: string) => readonly string[]) | undefined;
+  /** The command that ends what it has started and leaves behind by design, after it has ended itself. */
+  readonly end?: ((dir: string) => readonly string[]) | undefined;
+  /** A program that runs for nothing else here, whatever its processes call themselves. */
+  readonly program?: string | undefined;
 }
 
 /** runc's state of containers, wherever containerd's is. */
@@ -39,10 +43,15 @@ export function containerdSocketOf(dir: string): string {
   return join(dir, "containerd.sock");
 }
 
+/** The newest containerd that there is, of those that know version 3 of its configuration. */
+export function findContainerd(): Containerd | undefined {
+  return findContainerds().findLast(({ configVersion }) => configVersion === 3);
+}
+
 /** The containerd that benchmarks run with. @throws Missing */
 export function needContainerd(): Containerd {
   const missing = missingPeers();
-  const found = findContainerds().findLast(({ configVersion }) => configVersion === 3);
+  const found = findContainerd();
   if (missing.length > 0) throw new Missing(`there is no ${missing.join(", ")} (scripts/peers builds the programs)`);
   if (found === undefined) throw new Missing("there is no containerd 2 (scripts/peers builds it)");
   return found;
@@ -98,10 +107,12 @@ export class ContainerdHost implements AsyncDisposable {
     return await this.#lab.run([NERDCTL, ...args], this.#env());
   }
 
-  /** The processes that serve snapshots and mounts: what there is here besides containerd and its shims. */
+  /** The processes that serve snapshots and mounts: what there is here besides containerd, its shims and clients. */
   servingPids(): number[] {
-    const isServing = (pid: number): boolean => !/containerd(-shim-runc-v2)?$/.test(programOf(pid));
-    return processesOf(this.dir).filter(isServing);
+    const { program } = this.#snapshotter;
+    const isServing = (pid: number): boolean => !/\/(containerd|containerd-shim-runc-v2|nerdctl)$/.test(programOf(pid));
+    const found = [...processesOf(this.dir).filter(isServing), ...(program === undefined ? [] : runningFrom(program))];
+    return [...new Set(found)];
   }
 
   #env(): Record<string, string> {
@@ -119,6 +130,8 @@ export class ContainerdHost implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     if (!existsSync(this.dir)) return;
     for (const server of this.#servers.reverse()) await server[Symbol.asyncDispose]();
+    const end = this.#snapshotter.end?.(this.dir);
+    if (end !== undefined) spawnSync(end[0] as string, end.slice(1)); // what has ended already cannot be told to
     await killProcessesOf(this.dir);
     this.#deleteContainers();
     await removeCgroups(this.#namespace);

@@ -3,7 +3,7 @@ import { closeSync, linkSync, mkdirSync, openSync, readFileSync, readSync, statS
 import { join } from "node:path";
 
 /** A descriptor of an OCI manifest or index. */
-interface PlainDescriptor {
+export interface PlainDescriptor {
   readonly mediaType: string;
   readonly digest: string;
   readonly size: number;
@@ -33,9 +33,11 @@ export interface LayoutImage {
   readonly layers: readonly LayerFile[];
 }
 
-const REF = "org.opencontainers.image.ref.name";
+/** The annotation of an index entry that names it. */
+export const REF_NAME = "org.opencontainers.image.ref.name";
 
-function blobPath(dir: string, digest: string): string {
+/** Where a layout has the blob of a digest. */
+export function blobPath(dir: string, digest: string): string {
   return join(dir, "blobs", ...digest.split(":"));
 }
 
@@ -46,7 +48,7 @@ function readJson<T>(path: string): T {
 /** Reads an image's manifest. @throws when there is none of that name, or it is an index */
 export function readLayout(dir: string, ref: string): LayoutImage {
   const index = readJson<{ manifests: PlainDescriptor[] }>(join(dir, "index.json"));
-  const entry = index.manifests.find((one) => one.annotations?.[REF] === ref);
+  const entry = index.manifests.find((one) => one.annotations?.[REF_NAME] === ref);
   if (entry === undefined) throw new Error(`${dir} has no image ${ref}`);
   const { config, layers } = readJson<PlainManifest>(blobPath(dir, entry.digest));
   if (layers === undefined) throw new Error(`oci:${dir}:${ref} is no single image`);
@@ -70,7 +72,7 @@ export function makeSubset(image: LayoutImage, dir: string, count: number): Layo
   const manifest = JSON.stringify({ schemaVersion: 2, mediaType, config: image.config, layers: descriptors });
   const digest = `sha256:${createHash("sha256").update(manifest).digest("hex")}`;
   writeFileSync(blobPath(dir, digest), manifest);
-  const entry = { mediaType, digest, size: Buffer.byteLength(manifest), annotations: { [REF]: image.ref } };
+  const entry = { mediaType, digest, size: Buffer.byteLength(manifest), annotations: { [REF_NAME]: image.ref } };
   writeFileSync(join(dir, "index.json"), JSON.stringify({ schemaVersion: 2, manifests: [entry] }));
   writeFileSync(join(dir, "oci-layout"), '{"imageLayoutVersion":"1.0.0"}');
   return readLayout(dir, image.ref);

@@ -1,8 +1,11 @@
 import { readFileSync } from "node:fs";
 import { availableParallelism, cpus, loadavg, release, totalmem } from "node:os";
 import { join } from "node:path";
+import { NERDCTL } from "../../test/kit/peers.ts";
+import { findContainerd } from "./containerd.ts";
 import type { Peers } from "./lab.ts";
 import { findProgram, runCommand } from "./process.ts";
+import { PEER_PROGRAM } from "./snapshotters.ts";
 
 /** The machine and everything whose version matters. */
 export interface Surroundings {
@@ -17,6 +20,8 @@ export interface Surroundings {
 }
 
 const GIB = 1 << 30;
+/** Longer than any version of a Go module. */
+const VERSION_LIMIT = 100;
 
 function systemName(): string {
   try {
@@ -32,6 +37,19 @@ async function versionOf(program: string, pattern: RegExp): Promise<string | und
   if (path === undefined) return undefined;
   const { stdout } = await runCommand([path, "--version"]);
   return pattern.exec(stdout)?.[1];
+}
+
+/** The version of a module that a Go program was built from, as the linker has written it down; undefined: none. */
+export function goModuleVersion(program: string, module: string): string | undefined {
+  let text: string;
+  try {
+    text = readFileSync(program, "latin1");
+  } catch {
+    return undefined; // it is not there
+  }
+  const mark = `\t${module}\tv`;
+  const at = text.indexOf(mark);
+  return at < 0 ? undefined : /^[^\t\n]*/.exec(text.slice(at + mark.length, at + mark.length + VERSION_LIMIT))?.[0];
 }
 
 /** The version of the Rust programs, which cargo knows: what they print themselves depends on how they were built. */
@@ -57,6 +75,10 @@ export async function describeSurroundings(nydus: string, peers: Peers | undefin
     skopeo: await versionOf("skopeo", /version (\S+)/),
     fio: await versionOf("fio", /fio-(\S+)/),
     "docker-registry": await versionOf("docker-registry", /distribution (\S+)/),
+    containerd: findContainerd()?.name.replace(/^containerd /, ""),
+    nerdctl: await versionOf(NERDCTL, /version (\S+)/),
+    "nydus-snapshotter": goModuleVersion(PEER_PROGRAM, "github.com/containerd/nydus-snapshotter"),
+    runc: await versionOf("runc", /version (\S+)/),
   };
   const found = Object.entries(versions).filter((entry): entry is [string, string] => entry[1] !== undefined);
   return {

@@ -1,14 +1,17 @@
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Lab } from "./lab.ts";
-import { runCommand, Server, waitUntil } from "./process.ts";
+import { runCommand, runningFrom, Server, waitUntil } from "./process.ts";
 
 /** A mounted image. */
 export interface Mounted extends AsyncDisposable {
   readonly mountpoint: string;
-  /** Processes that serve it. */
-  readonly pids: readonly number[];
+  /** Processes that serve it: all of them that there are now. */
+  pids(): readonly number[];
 }
+
+/** How this program is to show an image to the kernel. */
+export type Engine = "fuse" | "erofs";
 
 /** What is mounted: an image by name, or a bootstrap and a directory of blobs. */
 export type Mountable = readonly [name: string] | readonly ["--bootstrap", string, "--blob-dir", string];
@@ -26,24 +29,16 @@ async function detach(mountpoint: string): Promise<void> {
   if (isMounted(mountpoint)) await runCommand(["umount", "-l", mountpoint]);
 }
 
-function isRunning(pid: number): boolean {
-  try {
-    // A process that has ended but was not waited for is a zombie.
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
-  } catch {
-    return false;
-  }
-}
-
 /** Mounts by this program, with all state in a directory of its own. */
 export class OurMounts implements AsyncDisposable {
   readonly #lab: Lab;
+  readonly #engine: Engine;
   readonly #dir: string;
   readonly #mountpoints = new Set<string>();
-  readonly #pids = new Set<number>();
 
-  constructor(lab: Lab) {
+  constructor(lab: Lab, engine: Engine) {
     this.#lab = lab;
+    this.#engine = engine;
     this.#dir = lab.scratch();
   }
 
@@ -51,42 +46,49 @@ export class OurMounts implements AsyncDisposable {
     return [this.#lab.nydus, "--root", join(this.#dir, "state")];
   }
 
-  /** Processes that serve the mounts. */
-  get pids(): readonly number[] {
-    return [...this.#pids];
+  /** Processes that serve the mounts, those that only watch over them too: nothing else runs the lab's copy. */
+  pids(): readonly number[] {
+    return runningFrom(this.#lab.nydus);
+  }
+
+  /** Where the cache is, in files named `<blob id>.data`. */
+  get cacheDir(): string {
+    return join(this.#dir, "state", "cache");
   }
 
   /** @returns the mount point */
   async mount(what: Mountable): Promise<string> {
     const mountpoint = join(this.#dir, `mnt-${this.#mountpoints.size}`);
-    mkdirSync(mountpoint);
+    mkdirSync(mountpoint, { recursive: true });
     this.#mountpoints.add(mountpoint);
-    await this.#lab.run([...this.#program, "mount", "--quiet", ...what, mountpoint]);
-    const { stdout } = await this.#lab.run([...this.#program, "mounts", "--json"]);
-    for (const { pid } of JSON.parse(stdout) as { pid: number }[]) this.#pids.add(pid);
+    await this.#lab.run([...this.#program, "mount", "--quiet", "--engine", this.#engine, ...what, mountpoint]);
     return mountpoint;
   }
 
-  /** Unmounts; may be called again. */
-  async [Symbol.asyncDispose](): Promise<void> {
+  /** Unmounts everything and ends the daemon; the state directory stays. */
+  async end(): Promise<void> {
     for (const mountpoint of this.#mountpoints) {
       if (!isMounted(mountpoint)) continue;
       await runCommand([...this.#program, "umount", mountpoint]).catch(() => detach(mountpoint));
     }
     // The daemon would wait for mounts to come; one that has ended already cannot be stopped.
     await runCommand([...this.#program, "daemon", "stop"]).catch(() => undefined);
-    await waitUntil("the end of the mounts", () => this.pids.every((pid) => !isRunning(pid)));
-    this.#pids.clear();
+    await waitUntil("the end of the mounts", () => this.pids().length === 0);
     this.#mountpoints.clear();
+  }
+
+  /** Unmounts; may be called again. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.end();
     rmSync(this.#dir, { recursive: true, force: true });
   }
 }
 
 /** Mounts what {@link Mountable} names by this program, with nothing cached. */
-export async function mountOurs(lab: Lab, what: Mountable): Promise<Mounted> {
-  const mounts = lab.own(new OurMounts(lab));
+export async function mountOurs(lab: Lab, engine: Engine, what: Mountable): Promise<Mounted> {
+  const mounts = lab.own(new OurMounts(lab, engine));
   const mountpoint = await mounts.mount(what);
-  return { mountpoint, pids: mounts.pids, [Symbol.asyncDispose]: () => mounts[Symbol.asyncDispose]() };
+  return { mountpoint, pids: () => mounts.pids(), [Symbol.asyncDispose]: () => mounts[Symbol.asyncDispose]() };
 }
 
 /** Where nydusd finds blobs. */
@@ -126,7 +128,7 @@ export async function mountNydusd(lab: Lab, bootstrap: string, backend: NydusdBa
   const server = new Server(command);
   const mounted = lab.own({
     mountpoint,
-    pids: [server.pid],
+    pids: () => [server.pid],
     [Symbol.asyncDispose]: async () => {
       await server[Symbol.asyncDispose]();
       await detach(mountpoint);

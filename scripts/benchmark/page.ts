@@ -35,15 +35,18 @@ This page and its chart are written by \`scripts/bench --docs\`; do not edit the
 scripts/bench                    # all of it, as root, some minutes; the first run installs the peers and makes the image
 scripts/bench --only read-cold   # one figure; --list names them, --help has the rest
 scripts/bench --docs             # and writes this page
+scripts/peers containerd nerdctl nydus-snapshotter   # once, some minutes: builds what the rows under containerd need
 \`\`\`
 
 The peers are \`nydus-image\` and \`nydusd\` of \`cargo install nydus-rs --version 2.2.0 --locked\` (\`PEERS=DIR\`: \`DIR/bin\` has
 them already). skopeo, docker-registry and fio are used where they are installed. The image, Debian by debootstrap with
 python3-numpy on top, is made once into \`dist/bench\` (\`NYDUS_BENCH_DIR\`); \`--image oci:DIR:REF\` takes another one.
-Everything runs on a disk, in a directory that is removed at the end.
+Everything runs on a disk, in a directory that is removed at the end. What a machine lacks (root, Linux 6.14 for the rows
+of the EROFS engine, a program) is named, and its rows are left out.
 
-Ours and the peer run in turn, ${runs} times each; the table has the medians, and in brackets the least and the most. All is
-written out before each run, and the kernel's caches are emptied where the row says so.
+Ours and the peer run in turn, ${runs} times each, who begins changing each time (memory and sizes: once or twice); the table
+has the medians, and in brackets the least and the most. All is written out before each run, and the kernel's caches are
+emptied where the row says so. Ratios are what counts: the peer ran in the same minutes on the same machine.
 
 ## Figures
 
@@ -54,13 +57,22 @@ ${missing.length === 0 ? "" : `\nWithout figures here:\n\n${missing.join("\n")}\
 - Converting: seconds from start to end of the program, as megabytes of tar a second. \`nydus-image create --type targz-rafs\`
   converts each layer in turn and \`nydus-image merge\` joins them; \`nydus convert\` also verifies the layers' digests and
   writes a whole image. Both compress by zstd, level 3, in chunks of 1 MiB, digested by BLAKE3.
-- Mounts: both programs serve the blobs that \`nydus convert\` wrote, nydusd with a \`blobcache\`, no prefetch
-  and, as for containers, without checking digests, which \`nydus\` always does. The first pass fetches, decompresses and
-  caches; the second finds its data there. Reads: \`find -type f -exec cat\`;
+- Mounts: both programs serve the blobs that \`nydus convert\` wrote, nydusd (FUSE, four threads) with a \`blobcache\`, no
+  prefetch and, as for containers, without checking digests, which \`nydus\` always does. The first pass fetches,
+  decompresses and caches; the second finds its data there. Reads: \`find -type f -exec cat\`;
   fio with two jobs over one file (random) and one job over the eight largest (sequential), cached by the program.
+- FUSE, EROFS: the engine, \`nydus mount --engine\`. *Plain EROFS mount* is the kernel's driver alone, over the same
+  bootstrap and the same data files when all of them are full, with nobody to ask: the most that an engine could reach.
+  Ours is measured there 1.5 s after mounting a full cache, when it has seen that nothing is missing. *Warm*: fio over the
+  eight largest files, all in the page cache.
 - Cold import: \`chroot MOUNTPOINT python3 -c 'import numpy'\` in a new mount of an image in docker-registry, behind a proxy that
   plays a link of 400 Mbit/s with 10 ms a round trip (\`scripts/bench proxy\`). Mounting is not counted, nor its bytes.
-- Memory: of all processes that serve the mounts. 20 mounts of nydusd are one process.
+- containerd: \`nerdctl pull\` and \`nerdctl run IMAGE python3 -c 'import numpy'\` over the same link, with a containerd, a
+  snapshotter and a cache that are new and empty: \`nydus snapshotter\` beside containerd-nydus-grpc with nydusd, configured
+  as its samples are but for prefetching everything, and beside the gzip image on overlayfs.
+- Memory: of all processes that serve the mounts, with what only watches over them; pages that two of them share count
+  twice. 20 mounts of nydusd are one process. *containerd, 20 images*: the snapshotter and all that it has started while
+  a container of each of 20 images runs \`sleep\`; the images share blobs, and each has a bootstrap of its own.
 - WASM core: pieces of 1 MiB of the image, one thread, beside the same operation of Bun where it has one; results
   are given back at once, as the program does, so that decoding does not measure the garbage collector.
 

@@ -1,3 +1,5 @@
+import { readdirSync, readlinkSync } from "node:fs";
+
 /** How a command went. */
 export interface Finished {
   readonly stdout: string;
@@ -47,6 +49,18 @@ export async function runCommand(command: readonly string[], options: RunOptions
 /** The path of a program, or undefined. */
 export function findProgram(name: string): string | undefined {
   return Bun.which(name, { PATH: `${process.env["PATH"]}:/usr/sbin:/sbin` }) ?? undefined;
+}
+
+/** Processes that run a program, whatever they call themselves. @param program its path, without symlinks */
+export function runningFrom(program: string): number[] {
+  const isRunning = (pid: number): boolean => {
+    try {
+      return readlinkSync(`/proc/${pid}/exe`) === program;
+    } catch {
+      return false; // gone already, or not ours to look at
+    }
+  };
+  return readdirSync("/proc").map(Number).filter(isRunning);
 }
 
 /** Waits until something holds. @throws after the deadline, saying `what` did not come */

@@ -18,13 +18,19 @@ function collect(into: Collected, figures: Figures): void {
   }
 }
 
-/** Runs both sides in turn: what the machine does besides hits both alike. */
+/**
+ * Runs both sides in turn, so that what the machine does besides hits both alike; who begins changes each time, so that
+ * neither always finds what the other has left behind.
+ */
 async function runInTurn(sides: Sides, runs: number): Promise<{ ours: Collected; peer: Collected }> {
   const ours: Collected = new Map();
   const peer: Collected = new Map();
+  const turns = [
+    async (): Promise<void> => collect(ours, await sides.ours()),
+    async (): Promise<void> => collect(peer, (await sides.peer?.()) ?? {}),
+  ];
   for (let i = 0; i < runs; i++) {
-    collect(ours, await sides.ours());
-    if (sides.peer !== undefined) collect(peer, await sides.peer());
+    for (const turn of i % 2 === 0 ? turns : turns.toReversed()) await turn();
   }
   return { ours, peer };
 }

@@ -7,15 +7,17 @@ import type { Lab } from "./lab.ts";
 /** containerd's own, for images without lazy loading. */
 export const OVERLAYFS: Snapshotter = { name: "overlayfs" };
 
-const PEER_PROGRAM = join(PEERS_DIR, "containerd-nydus-grpc");
+/** The peer, where `scripts/peers` has built it. */
+export const PEER_PROGRAM = join(PEERS_DIR, "containerd-nydus-grpc");
 
 /** `nydus snapshotter` as its help and systemd unit have it. */
 export function ourSnapshotter(lab: Lab): Snapshotter {
+  const program = (dir: string): string[] => [lab.nydus, "--root", join(dir, "nydus")];
   const command = (dir: string): string[] => {
     const places = ["--address", socketOf(dir), "--containerd-address", containerdSocketOf(dir)];
-    return [lab.nydus, "--root", join(dir, "nydus"), "snapshotter", ...places];
+    return [...program(dir), "snapshotter", ...places];
   };
-  return { name: "nydus", command };
+  return { name: "nydus", command, end: (dir) => [...program(dir), "daemon", "stop"], program: lab.nydus };
 }
 
 /** How nydus-snapshotter and its nydusd are configured. */

@@ -1,9 +1,11 @@
 import type { Benchmark } from "./benchmark.ts";
 import { blobSize } from "./rows/blob-size.ts";
-import { coldStart } from "./rows/cold-start.ts";
+import { coldStart, coldStartErofs } from "./rows/cold-start.ts";
+import { containerdMemory } from "./rows/containerd-memory.ts";
 import { containerdRun, containerdRunOci } from "./rows/containerd-run.ts";
 import { convertCores, convertImage, convertLayer } from "./rows/convert.ts";
 import { coreSpeed } from "./rows/core-speed.ts";
+import { erofsPlain, erofsRead } from "./rows/erofs-mount.ts";
 import { memory } from "./rows/memory.ts";
 import { mountFio } from "./rows/mount-fio.ts";
 import { mountRead } from "./rows/mount-read.ts";
@@ -19,8 +21,12 @@ export const BENCHMARKS: readonly Benchmark[] = [
   mountRead,
   mountFio,
   coldStart,
+  erofsRead,
+  erofsPlain,
+  coldStartErofs,
   containerdRun,
   containerdRunOci,
+  containerdMemory,
   pull,
   memory,
   start,

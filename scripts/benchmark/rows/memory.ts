@@ -1,36 +1,27 @@
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { Benchmark, Figures } from "../benchmark.ts";
 import { type Lab, needMounting, type RafsImage } from "../lab.ts";
-import { isMounted, mountNydusd, mountOurs, NYDUSD_FLAGS, nydusdConfig, OurMounts } from "../mounts.ts";
+import { memoryOf } from "../memory.ts";
+import { isMounted, type Mounted, mountNydusd, mountOurs, NYDUSD_FLAGS, nydusdConfig, OurMounts } from "../mounts.ts";
+import { READ_ALL } from "../passes.ts";
 import { runCommand, Server } from "../process.ts";
 
-const READ_ALL = 'find "$0" -type f -exec cat {} + >/dev/null';
 const MANY = 20;
-const KIB_PER_MIB = 1024;
-
-/** A line of /proc/PID/status summed over processes, MiB. */
-function memoryOf(pids: readonly number[], field: "VmRSS" | "RssAnon"): number {
-  const kib = pids.map((pid) => {
-    const status = readFileSync(`/proc/${pid}/status`, "utf8");
-    return Number(new RegExp(`^${field}:\\s+(\\d+) kB$`, "m").exec(status)?.[1] ?? Number.NaN);
-  });
-  return kib.reduce((sum, one) => sum + one, 0) / KIB_PER_MIB;
-}
 
 /** Memory of a mount's processes when every file has been read. */
-async function afterReading(lab: Lab, mount: { mountpoint: string; pids: readonly number[] }): Promise<Figures> {
+async function afterReading(lab: Lab, mount: Mounted): Promise<Figures> {
   await lab.run(["sh", "-c", READ_ALL, mount.mountpoint]);
-  return { resident: memoryOf(mount.pids, "VmRSS"), anonymous: memoryOf(mount.pids, "RssAnon") };
+  return { resident: memoryOf(mount.pids(), "VmRSS"), anonymous: memoryOf(mount.pids(), "RssAnon") };
 }
 
 async function manyOurs(lab: Lab, { bootstrap, blobDir }: RafsImage): Promise<Figures> {
-  await using mounts = new OurMounts(lab);
+  await using mounts = new OurMounts(lab, "fuse");
   for (let i = 0; i < MANY; i++) {
     const mountpoint = await mounts.mount(["--bootstrap", bootstrap, "--blob-dir", blobDir]);
     await lab.run(["ls", "-l", mountpoint]);
   }
-  return { "resident-20": memoryOf(mounts.pids, "VmRSS") };
+  return { "resident-20": memoryOf(mounts.pids(), "VmRSS") };
 }
 
 /** One nydusd, told over its socket to mount the image again and again. */
@@ -69,7 +60,7 @@ export const memory: Benchmark = {
   rows: [
     {
       name: "resident",
-      title: "Memory of one mount, all files read: resident",
+      title: "FUSE: one mount, all files read: resident",
       unit: "MiB",
       better: "less",
       target: { figure: 120 },
@@ -77,7 +68,7 @@ export const memory: Benchmark = {
     { name: "anonymous", title: "Of it anonymous", unit: "MiB", better: "less" },
     {
       name: "resident-20",
-      title: "Memory of 20 mounts: resident",
+      title: "FUSE: 20 mounts: resident",
       unit: "MiB",
       better: "less",
       target: { figure: 200 },
@@ -89,7 +80,7 @@ export const memory: Benchmark = {
     const { bootstrap, blobDir } = rafs;
     const backend = { type: "localfs", config: { dir: blobDir } } as const;
     const oneOfOurs = async (): Promise<Figures> => {
-      await using mounted = await mountOurs(lab, ["--bootstrap", bootstrap, "--blob-dir", blobDir]);
+      await using mounted = await mountOurs(lab, "fuse", ["--bootstrap", bootstrap, "--blob-dir", blobDir]);
       return await afterReading(lab, mounted);
     };
     const oneOfPeer = async (): Promise<Figures> => {
