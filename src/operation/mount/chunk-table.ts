@@ -70,6 +70,18 @@ export function findChunk(table: ChunkTable, deviceOffset: number): number {
   return high >= 0 && deviceOffset < chunkStart(table, high) + chunkBytes(table, high) ? high : -1;
 }
 
+/** The first chunk that ends behind a byte; the count where none does. */
+export function firstChunkBehind(table: ChunkTable, at: number): number {
+  let low = 0;
+  let high = chunkCount(table);
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (chunkStart(table, middle) + chunkBytes(table, middle) > at) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}
+
 /** Whether the chunk at `deviceOffset`, or the nearest one before it, is ready; false where there is none. */
 export function isReadyBefore(table: ChunkTable, ready: Uint8Array, deviceOffset: number): boolean {
   let low = 0;

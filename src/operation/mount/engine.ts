@@ -5,6 +5,7 @@ import type { ChunkMap } from "../../format/rafs/chunk-map.ts";
 import type { MappedFile } from "../../os/mmap.ts";
 import type { HandedEntry, HolderClient } from "./holder-client.ts";
 import type { MountFlags } from "./mount-flags.ts";
+import type { TraceMemory } from "./trace-memory.ts";
 
 /** One device of a mounted image: its bytes so far, and the way to more. The caller opens and closes it. */
 export interface MountDevice {
@@ -36,6 +37,8 @@ export interface MountOptions {
   readonly flags?: MountFlags | undefined;
   /** Directory of all state: what was found out about a bootstrap is kept there. */
   readonly root?: string | undefined;
+  /** Notes first accesses; of the same devices. */
+  readonly trace?: TraceMemory | undefined;
   /** What a successor is to know of the mount, should this process die. */
   readonly handing?: MountHanding | undefined;
   /** Hears of every failed read and of what else goes wrong while the mount lives. */

@@ -10,6 +10,7 @@ import type { MountDevice } from "./engine.ts";
 import { dataEnd, type FileChunks, firstMissing, missingRuns, rangeState } from "./erofs-ranges.ts";
 import type { WatchedFile } from "./erofs-thread.ts";
 import { Counters, makeCounters } from "./session-counters.ts";
+import type { TracedDevice } from "./trace-memory.ts";
 
 /** A mount's share in a data file. */
 export interface FileUse {
@@ -18,6 +19,8 @@ export interface FileUse {
   readonly data: FileChunks;
   readonly readTimeoutMs: number;
   readonly onError: (error: NydusError) => void;
+  /** Notes reads of the file, whichever mount they come from. */
+  readonly traced?: TracedDevice | undefined;
 }
 
 /** Reads that wait for data at once; more wait in order before they ask for any. */
@@ -96,7 +99,8 @@ export class MarkedFile {
     const images = [...new Map([...this.uses].map(({ data }) => [data.ready, data])).values()];
     const { id, dev, ino, counters } = this;
     const lastResortMs = Math.max(0, ...timeouts) + LAST_RESORT_MS;
-    return { id, dev, ino, images, counters, beyond: this.#beyond, lastResortMs };
+    const traced = [...this.uses].flatMap((use) => use.traced ?? []);
+    return { id, dev, ino, images, counters, beyond: this.#beyond, lastResortMs, traced };
   }
 
   /** Takes the mark away when nothing is missing in any image, durably; it comes back with the next mount. */
@@ -119,7 +123,8 @@ export class MarkedFile {
     return [...this.uses].every((use) => {
       const first = firstMissing(use.data, this.#cursors.get(use) ?? 0);
       this.#cursors.set(use, first);
-      return use.device !== undefined && first === chunkCount(use.data.chunks);
+      // A trace wants to be asked for what is ready, too.
+      return use.device !== undefined && use.traced === undefined && first === chunkCount(use.data.chunks);
     });
   }
 
@@ -186,7 +191,7 @@ async function bringOne({ device, data }: FileUse, range: ByteRange, signal: Abo
 }
 
 /** A device as a mount uses it. */
-export function useOf(device: MountDevice, rest: Pick<FileUse, "readTimeoutMs" | "onError">): FileUse {
+export function useOf(device: MountDevice, rest: Pick<FileUse, "readTimeoutMs" | "onError" | "traced">): FileUse {
   return { device, data: { chunks: chunkTableOf(device.chunks), ready: device.ready }, ...rest };
 }
 

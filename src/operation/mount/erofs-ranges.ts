@@ -1,5 +1,5 @@
 import { alignUp, BLOCK_BYTES, type ByteRange } from "../../base/bytes.ts";
-import { type ChunkTable, chunkBytes, chunkCount, chunkStart, findChunk } from "./chunk-table.ts";
+import { type ChunkTable, chunkBytes, chunkCount, chunkStart, findChunk, firstChunkBehind } from "./chunk-table.ts";
 
 /** The chunks of a data file as one image knows them, in shared memory. Images that share a file do not contradict. */
 export interface FileChunks {
@@ -74,18 +74,6 @@ export function missingRuns(image: FileChunks, range: ByteRange): ByteRange[] {
     else if (end > start) runs.push({ start, end });
   }
   return runs;
-}
-
-/** The first chunk that ends behind a byte. */
-function firstChunkBehind(table: ChunkTable, at: number): number {
-  let low = 0;
-  let high = chunkCount(table);
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if (chunkStart(table, middle) + chunkBytes(table, middle) > at) high = middle;
-    else low = middle + 1;
-  }
-  return low;
 }
 
 /** The first chunk from `from` on that is not ready; the count when all are. */

@@ -3,6 +3,7 @@ import { ErofsReader } from "../../format/erofs/reader.ts";
 import { isSuperblockAlive, mountErofs, type SuperblockNames, setErofsReadAhead } from "../../os/erofs-mount.ts";
 import { findMount, MNT_DETACH, MNT_FORCE, readMountInfo, unmount } from "../../os/mount.ts";
 import { checkForKernel } from "./bootstrap-check.ts";
+import { chunkTableOf } from "./chunk-table.ts";
 import { EROFS_TYPE, MOUNT_DEFAULTS, type MountOptions, type MountSession, type SessionStats } from "./engine.ts";
 import { useOf } from "./erofs-file.ts";
 import type { FileShare, MarkedFiles } from "./erofs-files.ts";
@@ -95,10 +96,11 @@ export class ErofsSession implements MountSession {
   }
 
   async #acquire(): Promise<void> {
-    const { devices, readTimeoutMs = MOUNT_DEFAULTS.readTimeoutMs } = this.#options;
+    const { devices, readTimeoutMs = MOUNT_DEFAULTS.readTimeoutMs, trace } = this.#options;
     const onError = (error: NydusError): void => this.#report(error);
-    for (const device of devices) {
-      const use = useOf(device, { readTimeoutMs, onError });
+    for (const [i, device] of devices.entries()) {
+      const traced = trace && { trace, slot: i + 1, chunks: chunkTableOf(device.chunks) };
+      const use = useOf(device, { readTimeoutMs, onError, traced });
       this.#shares.push(await this.#shared.files.acquire(device.fd, use));
     }
     this.#before = this.#sum();

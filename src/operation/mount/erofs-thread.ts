@@ -11,6 +11,7 @@ import { serveThread } from "../../os/thread.ts";
 import { dataEnd, type FileChunks, rangeState } from "./erofs-ranges.ts";
 import { EventSlots, type SlotTicket } from "./erofs-slots.ts";
 import { type CounterMemory, Counters } from "./session-counters.ts";
+import { noteAccess, type TracedDevice } from "./trace-memory.ts";
 
 /** The name of this thread's work in `main.ts`' table. */
 export const EROFS_ROLE = "erofs";
@@ -40,6 +41,8 @@ export interface WatchedFile {
   readonly beyond: Int32Array<SharedArrayBuffer>;
   /** After so long the thread itself fails a read that the main thread has not answered. */
   readonly lastResortMs: number;
+  /** Whose mounts are traced. */
+  readonly traced: readonly TracedDevice[];
 }
 
 /** What the main thread tells. */
@@ -194,6 +197,7 @@ class ErofsThreadLoop {
     const file = this.#files.get(ino)?.find((one) => one.dev === dev);
     if (file === undefined) return EIO;
     if (range === undefined) return this.#refuse(file.id, "the kernel does not say which bytes", 0);
+    for (const device of file.traced) noteAccess(device, range, undefined);
     const state = rangeState(file.images, range);
     const counters = new Counters(file.counters, 0);
     counters.add("requests", 1);

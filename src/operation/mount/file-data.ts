@@ -6,6 +6,7 @@ import { readIntoPageCache } from "../../os/page-cache.ts";
 import { type ChunkTable, isRangeReady, isReadyBefore } from "./chunk-table.ts";
 import { DiskAhead } from "./disk-ahead.ts";
 import type { ImageFs } from "./image-fs.ts";
+import { noteAccess, type TraceMemory } from "./trace-memory.ts";
 
 /** One device as a mount reads it, `devices[slot - 1]`; the same memory and descriptor in every thread. */
 export interface DeviceData {
@@ -37,10 +38,13 @@ export class FileData {
   readonly #fs: ImageFs;
   readonly #devices: readonly DeviceData[];
   readonly #ahead: readonly DiskAhead[];
+  readonly #trace: TraceMemory | undefined;
 
-  constructor(fs: ImageFs, devices: readonly DeviceData[]) {
+  /** @param trace notes what is asked for */
+  constructor(fs: ImageFs, devices: readonly DeviceData[], trace?: TraceMemory) {
     this.#fs = fs;
     this.#devices = devices;
+    this.#trace = trace;
     this.#ahead = devices.map(() => new DiskAhead());
   }
 
@@ -51,6 +55,7 @@ export class FileData {
    */
   readReady(request: ReadRequest, target: Uint8Array, at: number): number | undefined {
     const extents = this.#fs.planRead(request.nodeid, request.offset, request.sizeBytes);
+    if (this.#trace !== undefined) this.#note(this.#trace, request.nodeid, extents);
     for (const extent of extents) if (extent.kind === "device" && !this.#isReady(extent)) return undefined;
     let next = at;
     for (const extent of extents) {
@@ -62,7 +67,9 @@ export class FileData {
 
   /** What must be ready before {@link readReady} can serve the request, in file order. */
   rangesOf(request: ReadRequest): DeviceRange[] {
-    return this.#fs.planRead(request.nodeid, request.offset, request.sizeBytes).flatMap((extent) =>
+    const extents = this.#fs.planRead(request.nodeid, request.offset, request.sizeBytes);
+    if (this.#trace !== undefined) this.#note(this.#trace, request.nodeid, extents);
+    return extents.flatMap((extent) =>
       extent.kind === "device" && !this.#isReady(extent)
         ? [
             {
@@ -72,6 +79,15 @@ export class FileData {
           ]
         : [],
     );
+  }
+
+  #note(trace: TraceMemory, nodeid: number, extents: readonly Extent[]): void {
+    for (const extent of extents) {
+      if (extent.kind !== "device") continue;
+      const { device: slot, deviceOffset, length } = extent;
+      const range = { start: deviceOffset, end: deviceOffset + length };
+      noteAccess({ trace, slot, chunks: this.#device(slot).chunks }, range, this.#fs.nidOf(nodeid));
+    }
   }
 
   #isReady(extent: DeviceExtent): boolean {

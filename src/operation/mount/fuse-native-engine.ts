@@ -50,7 +50,7 @@ async function mountFuseNative(options: MountOptions): Promise<MountSession> {
   const fs = new ImageFs(new ErofsReader(options.bootstrap.bytes));
   const devices = options.devices.map(({ fd, ready, chunks }) => ({ fd, ready, chunks: chunkTableOf(chunks) }));
   const timeoutMs = options.readTimeoutMs ?? MOUNT_DEFAULTS.readTimeoutMs;
-  const demand = new DemandReader(new FileData(fs, devices), options.devices, timeoutMs);
+  const demand = new DemandReader(new FileData(fs, devices, options.trace), options.devices, timeoutMs);
   const counters = makeCounters(0);
   const count = new Counters(counters, 0);
   const onError = (error: unknown): void => {

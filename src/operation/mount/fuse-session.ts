@@ -8,14 +8,16 @@ import { OutHeader } from "../../format/fuse/abi.ts";
 import {
   abortFuseConnection,
   mountFuse as mountFuseDevice,
+  resendFuseRequests,
   setReadAhead,
   writeFuseReply,
 } from "../../os/fuse-device.ts";
-import { shareMapping } from "../../os/mmap.ts";
+import { type SharedMapping, shareMapping } from "../../os/mmap.ts";
 import { checkMountpoint, findMount, MNT_DETACH, MNT_FORCE, readMountInfo, unmount } from "../../os/mount.ts";
 import { chunkTableOf } from "./chunk-table.ts";
 import { DemandReader } from "./demand.ts";
 import {
+  type HandedMount,
   type HostOptions,
   MOUNT_DEFAULTS,
   MOUNT_TYPE,
@@ -25,25 +27,34 @@ import {
   type SessionStats,
 } from "./engine.ts";
 import { type DeviceData, FileData } from "./file-data.ts";
+import { FuseHolding, takeFuseMount } from "./fuse-handing.ts";
 import { encodeReplyHeader, type PendingRead, readerErrno } from "./fuse-server.ts";
 import type { FuseThreadMessage } from "./fuse-thread.ts";
 import { FuseThreads, type ThreadListener } from "./fuse-threads.ts";
+import type { HolderClient } from "./holder-client.ts";
 import { ImageFs } from "./image-fs.ts";
 import { DEFAULT_MOUNT_FLAGS, type MountFlags } from "./mount-flags.ts";
 import { type CounterMemory, Counters, endedStats, makeCounters, sumCounters } from "./session-counters.ts";
 
 /** How far the kernel may read ahead: long runs are faster, but a page fault far from any other fetches this much. */
 const READ_AHEAD_BYTES = 512 * 1024;
+const EIO = 5;
 /** How long a new mount may take to answer, and a forced end to come. */
 const START_TIMEOUT_MS = 10_000;
 const END_TIMEOUT_MS = 5_000;
+/** How long reads that wait for data may go on when another process is to take the mount over. */
+const FINISH_TIMEOUT_MS = 2_000;
 
 /** The mounts of this process through /dev/fuse, over threads that they share. */
 class FuseHost implements MountHost {
   readonly #threads: FuseThreads;
+  readonly #holder: HolderClient | undefined;
+  /** Sessions that have stopped to serve, by the key of their mount: one of them may go on here. */
+  readonly #handedOver = new Map<string, FuseSession>();
 
-  constructor(threads: number) {
+  constructor(threads: number, holder: HolderClient | undefined) {
     this.#threads = new FuseThreads(threads);
+    this.#holder = holder;
   }
 
   get isBroken(): boolean {
@@ -56,7 +67,7 @@ class FuseHost implements MountHost {
     if (here !== undefined && isOurType(here.type, options.flags)) {
       throw new NydusError("EBUSY", "Cannot mount: an image is mounted there already", { path: mountpoint });
     }
-    const session = new FuseSession(mountpoint, options, this.#threads);
+    const session = this.#session(mountpoint, options);
     try {
       await session.start();
       return session;
@@ -65,6 +76,20 @@ class FuseHost implements MountHost {
       await session[Symbol.asyncDispose]();
       throw error;
     }
+  }
+
+  #session(mountpoint: string, options: MountOptions): FuseSession {
+    const onHandedOver = (key: string, session: FuseSession): void => void this.#handedOver.set(key, session);
+    return new FuseSession(mountpoint, options, { threads: this.#threads, holder: this.#holder, onHandedOver });
+  }
+
+  async resume(options: MountOptions, mount: HandedMount): Promise<MountSession> {
+    const { mountpoint } = mount.data;
+    const session = this.#session(mountpoint, options);
+    session.resume(mount);
+    this.#handedOver.get(mount.key)?.forget();
+    this.#handedOver.delete(mount.key);
+    return session;
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -76,12 +101,19 @@ class FuseHost implements MountHost {
  * Opens the way to mount through /dev/fuse. Its sessions' callers close devices and bootstrap after `done`.
  * @throws ENOTSUP another runtime than Bun on Linux
  */
-export function openFuseHost({ threads = MOUNT_DEFAULTS.threads }: HostOptions = {}): MountHost {
-  return new FuseHost(threads);
+export function openFuseHost({ threads = MOUNT_DEFAULTS.threads, holder }: HostOptions = {}): MountHost {
+  return new FuseHost(threads, holder);
 }
 
 function isOurType(type: string, flags: MountFlags | undefined): boolean {
   return type === MOUNT_TYPE || (flags !== undefined && type === `fuse.${flags.subtype}`);
+}
+
+/** What sessions of a host share. */
+interface FuseShared {
+  readonly threads: FuseThreads;
+  readonly holder: HolderClient | undefined;
+  readonly onHandedOver: (key: string, session: FuseSession) => void;
 }
 
 class FuseSession implements MountSession, ThreadListener {
@@ -96,12 +128,27 @@ class FuseSession implements MountSession, ThreadListener {
   #minor: number | undefined;
   #failure: NydusError | undefined;
   #ended = false;
+  #isHandedOver = false;
   #settle: (() => void) | undefined;
+  readonly #holding: FuseHolding | undefined;
+  readonly #onHandedOver: FuseShared["onHandedOver"];
+  /** In the threads. */
+  #id: number | undefined;
+  /** Reads that wait for data. */
+  readonly #waiting = new Set<Promise<void>>();
+  /** Set when another process is to go on with the mount. */
+  #onLetGo: (() => void) | undefined;
 
-  constructor(mountpoint: string, options: MountOptions, threads: FuseThreads) {
+  constructor(
+    mountpoint: string,
+    options: MountOptions,
+    { threads, holder, onHandedOver }: FuseShared,
+  ) {
     this.mountpoint = mountpoint;
     this.#options = options;
     this.#threads = threads;
+    this.#onHandedOver = onHandedOver;
+    this.#holding = holder && options.handing && new FuseHolding(holder, options.handing);
     this.#devices = options.devices.map(({ fd, ready, chunks }) => ({ fd, ready, chunks: chunkTableOf(chunks) }));
     const reader = new ErofsReader(options.bootstrap.bytes);
     const { length } = this.#devices;
@@ -127,9 +174,71 @@ class FuseSession implements MountSession, ThreadListener {
     });
     this.#fd = fd;
     this.#minor = this.#findMinor();
-    this.#counters = this.#threads.add({ fd, bootstrap: shared, devices: this.#devices }, this);
+    this.#serve(fd, shared);
     await withDeadline(START_TIMEOUT_MS, "mount: the new file system gives", () => statfs(this.mountpoint));
     setReadAhead(this.#minor, READ_AHEAD_BYTES);
+    this.#hold(fd, this.#minor);
+  }
+
+  #serve(fd: number, bootstrap: SharedMapping): void {
+    const { id, counters } = this.#threads.add(
+      { fd, bootstrap, devices: this.#devices, trace: this.#options.trace },
+      this,
+    );
+    this.#id = id;
+    this.#counters = counters;
+  }
+
+  #hold(fd: number, minor: number): void {
+    try {
+      const { bootstrap, readTimeoutMs = MOUNT_DEFAULTS.readTimeoutMs } = this.#options;
+      const { journal } = this.#threads;
+      this.#holding?.hold({ fd, minor, mountpoint: this.mountpoint, bootstrap, readTimeoutMs, journal });
+    } catch (error) {
+      this.#report(error); // it serves all the same
+    }
+  }
+
+  /** Goes on with a mount that another process has served. What that one had not answered is answered now. */
+  resume(mount: HandedMount): void {
+    const shared = shareMapping(this.#options.bootstrap);
+    const { fd, unanswered } = takeFuseMount(mount);
+    const { minor } = mount.data;
+    for (const unique of unanswered)
+      writeFuseReply(fd, this.#threads.reply, encodeReplyHeader(viewOf(this.#threads.reply), unique, -EIO));
+    this.#fd = fd;
+    this.#minor = minor;
+    this.#serve(fd, shared);
+    if (!resendFuseRequests(fd) && mount.data["journal"] === undefined) {
+      this.#report(new NydusError("EIO", "Reads may hang that were under way: the kernel does not send them again"));
+    }
+    this.#hold(fd, minor);
+  }
+
+  async handOver(): Promise<HandedMount> {
+    const id = this.#id;
+    const mount = this.#holding?.mount;
+    if (id === undefined || mount === undefined || this.#ended) {
+      throw new NydusError("EBUSY", "Cannot hand mount over: no holder process has it", { path: this.mountpoint });
+    }
+    const letGo = new Promise<void>((resolve) => {
+      this.#onLetGo = resolve;
+    });
+    this.#threads.remove(id);
+    await letGo;
+    // What the kernel sends again need not be waited for.
+    const all = Promise.all(this.#waiting);
+    await (this.#threads.journal === undefined ? within(FINISH_TIMEOUT_MS, all) : all);
+    this.#isHandedOver = true;
+    this.#demand.end();
+    await Promise.all(this.#options.devices.map((device) => device.flush?.()));
+    this.#onHandedOver(mount.key, this);
+    return mount;
+  }
+
+  /** Another session of this process goes on with the mount, and has it held itself. */
+  forget(): void {
+    this.#holding?.drop();
   }
 
   #findMinor(): number {
@@ -140,8 +249,10 @@ class FuseSession implements MountSession, ThreadListener {
   }
 
   onMessage(message: FuseThreadMessage): void {
-    if (message.kind === "missing") void this.#serveMissing(message.read);
-    else if (message.kind === "error") this.#report(new NydusError(message.code, message.message, message.at));
+    if (message.kind === "missing") {
+      const served = this.#serveMissing(message.read).finally(() => this.#waiting.delete(served));
+      this.#waiting.add(served);
+    } else if (message.kind === "error") this.#report(new NydusError(message.code, message.message, message.at));
   }
 
   onFailure(error: NydusError): void {
@@ -149,7 +260,8 @@ class FuseSession implements MountSession, ThreadListener {
   }
 
   onEnded(): void {
-    this.#end();
+    if (this.#onLetGo === undefined) this.#end();
+    else this.#onLetGo();
   }
 
   async #serveMissing(read: PendingRead): Promise<void> {
@@ -160,7 +272,7 @@ class FuseSession implements MountSession, ThreadListener {
     } catch (error) {
       failure = error;
     }
-    if (this.#ended || this.#fd === undefined) return; // the descriptor's number may be another file's by now
+    if (this.#ended || this.#isHandedOver || this.#fd === undefined) return; // the descriptor's number may be another file's by now
     const found = this.#readReply(read, failure);
     counted?.(found);
     const result = typeof found === "number" ? found : -readerErrno(found);
@@ -170,6 +282,7 @@ class FuseSession implements MountSession, ThreadListener {
         this.#threads.reply,
         encodeReplyHeader(viewOf(this.#threads.reply), read.unique, result),
       );
+      this.#threads.journal?.remove(read.unique);
     } catch (error) {
       this.fail(asNydusError(error));
     }
@@ -206,6 +319,7 @@ class FuseSession implements MountSession, ThreadListener {
     if (this.#ended) return;
     this.#ended = true;
     this.#demand.end();
+    this.#holding?.drop();
     if (this.#fd !== undefined) closeSync(this.#fd);
     this.#settle?.();
   }

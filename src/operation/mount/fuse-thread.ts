@@ -1,5 +1,5 @@
 import { type MessagePort, receiveMessageOnPort } from "node:worker_threads";
-import { asNydusError, type ErrorCode, type ErrorPlace } from "../../base/errors.ts";
+import { asNydusError, type ErrorCode, type ErrorPlace, NydusError } from "../../base/errors.ts";
 import { ErofsReader } from "../../format/erofs/reader.ts";
 import { addToPoll, type PollHandle, PollWaiter, removeFromPoll } from "../../os/event-poll.ts";
 import { readFuseRequest, writeFuseReply } from "../../os/fuse-device.ts";
@@ -7,9 +7,11 @@ import { collectYoung, releaseMemory } from "../../os/memory.ts";
 import { type SharedMapping, viewMapping } from "../../os/mmap.ts";
 import { serveThread } from "../../os/thread.ts";
 import { type DeviceData, FileData, type ReadRequest } from "./file-data.ts";
+import { JournalPart } from "./fuse-journal.ts";
 import { FuseServer, type PendingRead, REPLY_BYTES, REQUEST_BYTES } from "./fuse-server.ts";
 import { ImageFs } from "./image-fs.ts";
 import { type CounterMemory, Counters } from "./session-counters.ts";
+import type { TraceMemory } from "./trace-memory.ts";
 
 /** The name of this thread's work in `main.ts`' table. */
 export const FUSE_ROLE = "fuse";
@@ -24,6 +26,8 @@ export interface FuseThreadData {
   readonly poll: PollHandle;
   /** Brings {@link FuseThreadOrder}s, each with a wake-up of the poll set. */
   readonly orders: MessagePort;
+  /** Of {@link FuseJournal}, where the kernel does not send requests again. */
+  readonly journal: SharedMapping | undefined;
 }
 
 /** A mount as a thread serves it. */
@@ -35,10 +39,15 @@ export interface FuseThreadMount {
   readonly bootstrap: SharedMapping;
   readonly devices: readonly DeviceData[];
   readonly counters: CounterMemory;
+  readonly trace?: TraceMemory | undefined;
 }
 
 /** What the main thread tells a FUSE thread. */
-export type FuseThreadOrder = { readonly kind: "add"; readonly mount: FuseThreadMount } | { readonly kind: "close" };
+export type FuseThreadOrder =
+  | { readonly kind: "add"; readonly mount: FuseThreadMount }
+  /** The thread is to let go of a mount that lives. */
+  | { readonly kind: "remove"; readonly id: number }
+  | { readonly kind: "close" };
 
 /** What a FUSE thread tells the main thread, mostly about one mount. */
 export type FuseThreadMessage =
@@ -72,7 +81,8 @@ class FuseThreadLoop {
   readonly #data: FuseThreadData;
   readonly #post: Post;
   readonly #mounts = new Map<number, ServedMount>();
-  readonly #request = new Uint8Array(REQUEST_BYTES);
+  readonly #journal: JournalPart | undefined;
+  readonly #request: Uint8Array;
   readonly #reply = new Uint8Array(REPLY_BYTES);
   /** Requests since the last rest. */
   #served = 0;
@@ -82,6 +92,8 @@ class FuseThreadLoop {
   constructor(data: FuseThreadData, post: Post) {
     this.#data = data;
     this.#post = post;
+    this.#journal = data.journal && new JournalPart(data.journal, data.thread);
+    this.#request = this.#journal?.request ?? new Uint8Array(REQUEST_BYTES);
   }
 
   /** Returns at the order to close. */
@@ -106,20 +118,26 @@ class FuseThreadLoop {
       const order = receiveMessageOnPort(this.#data.orders)?.message as FuseThreadOrder | undefined;
       if (order === undefined) return true;
       if (order.kind === "close") return false;
-      this.#add(order.mount);
+      if (order.kind === "add") this.#add(order.mount);
+      else this.#letGo(order.id);
     }
+  }
+
+  #letGo(id: number): void {
+    const mount = this.#mounts.get(id);
+    if (mount !== undefined) this.#remove(id, mount);
   }
 
   #add(mount: FuseThreadMount): void {
     const { id, fd, devices } = mount;
     try {
       const fs = new ImageFs(new ErofsReader(viewMapping(mount.bootstrap)));
-      const files = new FileData(fs, devices);
+      const files = new FileData(fs, devices, mount.trace);
       const counters = new Counters(mount.counters, this.#data.thread);
       const server = new FuseServer({
         fs,
         readReady: (read, target, at) => readTimed(files, counters, { read, target, at }),
-        onMissing: (read) => this.#post({ kind: "missing", id, read }),
+        onMissing: (read) => this.#onMissing(id, read),
         onError: (error) => {
           counters.addError(error);
           this.#postError(id, error);
@@ -134,6 +152,11 @@ class FuseThreadLoop {
     }
   }
 
+  #onMissing(id: number, read: PendingRead): void {
+    if (this.#journal?.add(read.unique) === false) throw new NydusError("EIO", "Cannot read: too many reads wait");
+    this.#post({ kind: "missing", id, read });
+  }
+
   /** Answers one request of a mount: the poll set tells of the next one, in turn with other mounts'. */
   #serve(id: number): void {
     const mount = this.#mounts.get(id);
@@ -146,6 +169,7 @@ class FuseThreadLoop {
       mount.counters.add("requests", 1);
       this.#collect(mount.server);
       if (replyBytes > 0) writeFuseReply(mount.fd, this.#reply, replyBytes);
+      this.#journal?.finish();
     } catch (error) {
       this.#postError(id, error);
       this.#remove(id, mount, true);
