@@ -6,7 +6,7 @@ import type { Results } from "./results.ts";
 const WIDTH = 900;
 const MARGIN = 16;
 const BARS_X = 330;
-const BARS_WIDTH = 310;
+const BARS_WIDTH = 280;
 const RATIO_X = 884;
 const HEAD_HEIGHT = 64;
 const ROW_HEIGHT = 44;

@@ -61,7 +61,7 @@ ${missing.length === 0 ? "" : `\nWithout figures here:\n\n${missing.join("\n")}\
   prefetch and, as for containers, without checking digests, which \`nydus\` always does. The first pass fetches,
   decompresses and caches; the second finds its data there. Reads: \`find -type f -exec cat\`;
   fio with two jobs over one file (random) and one job over the eight largest (sequential), cached by the program.
-- FUSE, EROFS: the engine, \`nydus mount --engine\`. *Plain EROFS mount* is the kernel's driver alone, over the same
+- FUSE, EROFS: the engine, \`nydus mount --engine\`. *Plain EROFS* is the kernel's driver alone, over the same
   bootstrap and the same data files when all of them are full, with nobody to ask: the most that an engine could reach.
   Ours is measured there 1.5 s after mounting a full cache, when it has seen that nothing is missing. *Warm*: fio over the
   eight largest files, all in the page cache.

@@ -68,7 +68,7 @@ async function readComplete(lab: Lab, mountpoint: string): Promise<Figures> {
 /** The EROFS engine where all data is there, beside the kernel's driver over the same files. */
 export const erofsPlain: Benchmark = {
   name: "erofs-plain",
-  peer: "plain EROFS mount",
+  peer: "plain EROFS",
   rows: [
     {
       name: "erofs-read-cached",
