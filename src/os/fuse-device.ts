@@ -1,4 +1,5 @@
 import { closeSync, constants, openSync, readSync, writeFileSync, writeSync } from "node:fs";
+import { release } from "node:os";
 import { NydusError } from "../base/errors.ts";
 import { mountByFusermount } from "./fusermount.ts";
 import { libc, systemFailure } from "./syscall.ts";
@@ -123,6 +124,39 @@ export function writeFuseReply(fd: number, reply: Uint8Array, sizeBytes: number)
     if (code === "ENOENT" || code === "ENODEV" || code === "ECONNABORTED" || code === "EPERM") return false;
     // EINVAL: the kernel refuses the reply and fails the request with EIO by itself.
     if (code === "EINVAL") return false;
+    throw error;
+  }
+}
+
+/** FUSE_NOTIFY_RESEND: what has been read and not answered is to be read again (linux/fuse.h, 7.40). */
+const NOTIFY_RESEND = 7;
+const NOTIFY_BYTES = 16;
+/** The first kernel that can. */
+const RESEND_KERNEL = [6, 9] as const;
+/** Set to 0 to do without, for tests. */
+const RESEND_VARIABLE = "NYDUS_FUSE_RESEND";
+
+/** Whether the kernel sends requests again whose reader has died. */
+export function canResendFuse(): boolean {
+  if (process.env[RESEND_VARIABLE] === "0") return false;
+  const [major = 0, minor = 0] = release().split(".").map((part) => Number.parseInt(part, 10));
+  return major > RESEND_KERNEL[0] || (major === RESEND_KERNEL[0] && minor >= RESEND_KERNEL[1]);
+}
+
+/**
+ * Has the kernel send all requests again that were read through a descriptor and not answered. They come as they were,
+ * but for a bit in `unique` that the answer must have too.
+ * @returns false when the kernel cannot
+ */
+export function resendFuseRequests(fd: number): boolean {
+  const header = new DataView(new ArrayBuffer(NOTIFY_BYTES));
+  header.setUint32(0, NOTIFY_BYTES, true);
+  header.setInt32(4, NOTIFY_RESEND, true);
+  try {
+    writeSync(fd, new Uint8Array(header.buffer));
+    return true;
+  } catch (error) {
+    if ((error as { code?: string }).code === "EINVAL") return false;
     throw error;
   }
 }

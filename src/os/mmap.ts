@@ -34,6 +34,23 @@ export function mapFile(path: string): MappedFile {
   }
 }
 
+/**
+ * Maps a file that is open already, as {@link mapFile} does; the descriptor is closed with it.
+ * @throws EINVAL an empty file; ENOTSUP without libc
+ */
+export function mapOpenFile(fd: number): MappedFile {
+  const { errno, mapping } = libc().mapFile(fd, fstatSync(fd).size);
+  if (mapping === undefined) throw systemFailure(errno, "map file");
+  return mapped(mapping.bytes, { mapping, fd });
+}
+
+/** Maps a whole file so that what is written to it is seen by all processes that do. @throws EINVAL an empty file */
+export function mapShared(fd: number): Mapping {
+  const { errno, mapping } = libc().mapShared(fd, fstatSync(fd).size);
+  if (mapping === undefined) throw systemFailure(errno, "map memory");
+  return mapping;
+}
+
 function openToRead(path: string): number {
   try {
     return openSync(path, "r");

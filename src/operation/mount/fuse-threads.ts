@@ -1,7 +1,9 @@
 import { MessageChannel, type MessagePort } from "node:worker_threads";
 import { asNydusError, NydusError } from "../../base/errors.ts";
 import { closePoll, openPoll, type PollHandle, wakePoll } from "../../os/event-poll.ts";
+import { canResendFuse } from "../../os/fuse-device.ts";
 import { spawnThread, type Thread } from "../../os/thread.ts";
+import { FuseJournal } from "./fuse-journal.ts";
 import { REPLY_BYTES } from "./fuse-server.ts";
 import {
   FUSE_ROLE,
@@ -11,7 +13,7 @@ import {
   type FuseThreadOrder,
   fuseThreadUrl,
 } from "./fuse-thread.ts";
-import { makeCounters } from "./session-counters.ts";
+import { type CounterMemory, makeCounters } from "./session-counters.ts";
 
 /** A mount for {@link FuseThreads.add}. */
 export type AddedMount = Omit<FuseThreadMount, "id" | "counters">;
@@ -47,6 +49,8 @@ export class FuseThreads {
   /** Room for one reply of the main thread; written and sent without a wait in between. */
   readonly reply = new Uint8Array(REPLY_BYTES);
   readonly count: number;
+  /** What waits for an answer, where the kernel does not send it again to a successor of this process. */
+  readonly journal: FuseJournal | undefined;
   readonly #threads: readonly StartedThread[];
   readonly #mounts = new Map<number, ListedMount>();
   #nextId = 1;
@@ -55,6 +59,7 @@ export class FuseThreads {
 
   constructor(count: number) {
     this.count = count;
+    this.journal = canResendFuse() ? undefined : new FuseJournal(count);
     this.#threads = Array.from({ length: count }, (_, thread) => this.#start(thread));
   }
 
@@ -63,14 +68,19 @@ export class FuseThreads {
     return this.#failure !== undefined;
   }
 
-  /** Has the threads serve a mount. @returns its counters @throws EFAULT the threads have failed */
-  add(mount: AddedMount, listener: ThreadListener): ReturnType<typeof makeCounters> {
+  /** Has the threads serve a mount. @returns its number and counters @throws EFAULT the threads have failed */
+  add(mount: AddedMount, listener: ThreadListener): { readonly id: number; readonly counters: CounterMemory } {
     if (this.#failure !== undefined) throw this.#failure;
     const id = this.#nextId++;
     const counters = makeCounters(this.count);
     this.#mounts.set(id, { listener, threads: new Set(this.#threads.keys()) });
     for (const started of this.#threads) order(started, { kind: "add", mount: { ...mount, id, counters } });
-    return counters;
+    return { id, counters };
+  }
+
+  /** Has the threads let go of a mount that lives; `onEnded` comes when they have. */
+  remove(id: number): void {
+    for (const started of this.#threads) order(started, { kind: "remove", id });
   }
 
   /** Ends the threads; mounts must have ended. */
@@ -83,12 +93,13 @@ export class FuseThreads {
       orders.close();
       closePoll(poll);
     }
+    this.journal?.[Symbol.dispose]();
   }
 
   #start(thread: number): StartedThread {
     const poll = openPoll();
     const { port1, port2 } = new MessageChannel();
-    const data: FuseThreadData = { thread, poll, orders: port2 };
+    const data: FuseThreadData = { thread, poll, orders: port2, journal: this.journal?.shared };
     const started = spawnThread(fuseThreadUrl, FUSE_ROLE, data, [port2]);
     const closed = new Promise<void>((resolve) => {
       started.worker.on("message", (message: FuseThreadMessage) => {

@@ -31,8 +31,12 @@ export interface HandedEntry {
   readonly fd: number | undefined;
 }
 
-interface Held extends HandedEntry {
+interface Held {
+  entry: HeldEntry;
+  fd: number | undefined;
   users: number;
+  /** Has come from the holder, and nobody has held it since: the descriptor is ours. */
+  isAdopted: boolean;
 }
 
 const BEAT_MS = 1_000;
@@ -104,11 +108,8 @@ export class HolderClient {
    */
   hold(entry: HeldEntry, fd?: number): void {
     const known = this.#entries.get(entry.key);
-    if (known !== undefined) {
-      known.users++;
-      return;
-    }
-    const held = { entry, fd, users: 1 };
+    if (known !== undefined) return this.#holdAgain(known, fd);
+    const held = { entry, fd, users: 1, isAdopted: false };
     this.#entries.set(entry.key, held);
     try {
       if (this.#socket < 0) this.#start();
@@ -117,6 +118,20 @@ export class HolderClient {
       this.#entries.delete(entry.key);
       throw error;
     }
+  }
+
+  /** A descriptor that has come from the holder gives way to the one that is used. */
+  #holdAgain(known: Held, fd: number | undefined): void {
+    known.users++;
+    if (!known.isAdopted || fd === undefined) return;
+    if (known.fd !== undefined && known.fd !== fd) closeSync(known.fd);
+    known.fd = fd;
+    known.isAdopted = false;
+  }
+
+  /** An entry as it is held now. */
+  entry(key: string): HandedEntry | undefined {
+    return this.#entries.get(key);
   }
 
   /** Ends one {@link hold}. */
@@ -129,11 +144,11 @@ export class HolderClient {
 
   /** For a successor: it serves all that it could take over. What nobody has held again is dropped, and closed. */
   resumed(): void {
-    for (const [key, { users, fd }] of [...this.#entries]) {
+    for (const [key, { users, fd, isAdopted }] of [...this.#entries]) {
       if (users > 0) continue;
       this.#entries.delete(key);
       this.#send({ do: "drop", key });
-      if (fd !== undefined) closeSync(fd);
+      if (fd !== undefined && isAdopted) closeSync(fd);
     }
     this.#send({ do: "resumed" });
   }
@@ -212,7 +227,8 @@ export class HolderClient {
         continue;
       }
       const news = decodeMessage<HolderNews>(message.text);
-      if (news?.do === "hold") this.#entries.set(news.entry.key, { entry: news.entry, fd: message.fd, users: 0 });
+      if (news?.do === "hold")
+        this.#entries.set(news.entry.key, { entry: news.entry, fd: message.fd, users: 0, isAdopted: true });
       else if (message.fd !== undefined) closeSync(message.fd);
       if (news?.do !== "all") continue;
       this.#identity = { pid: process.ppid, pidStart: processStart(process.ppid) ?? "" };

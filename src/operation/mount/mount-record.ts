@@ -17,6 +17,7 @@ import { syncDirectoryNow } from "../../content/store/file-io.ts";
 import { findMount } from "../../os/mount.ts";
 import { processStart } from "../../os/process.ts";
 import { EROFS_TYPE, MOUNT_TYPE } from "./engine.ts";
+import type { ProcessIdentity } from "./holder-protocol.ts";
 
 /** What is on disk about one mount: `<root>/mounts/<id>.json`. */
 export interface MountRecord {
@@ -39,15 +40,18 @@ export interface MountRecord {
   readonly startedAt: string;
   /** False until the mount answers. */
   readonly ready: boolean;
+  /** The process that starts another server should that one die (holder.ts). */
+  readonly holder?: ProcessIdentity | undefined;
   /** Hex digits of the blobs that it reads, once it answers. */
   readonly blobs?: readonly string[];
 }
 
 /**
- * What has become of a mount: `dead` ones have no server any more and answer nothing; `detached` ones have been taken
- * out of the tree and go on for those who have files open.
+ * What has become of a mount: `detached` ones have been taken out of the tree and go on for those who have files open;
+ * `recovering` ones wait for another server, since theirs has died; `dead` ones have none and answer nothing; `poisoned`
+ * ones, by EROFS, have none and may have shown zeros that no image holds.
  */
-export type MountState = "starting" | "serving" | "detached" | "dead";
+export type MountState = "starting" | "serving" | "detached" | "recovering" | "dead" | "poisoned";
 
 /** A record and what it is worth now. */
 export interface ListedMount extends MountRecord {
@@ -64,7 +68,7 @@ function recordDir(root: string): string {
   return join(root, "mounts");
 }
 
-function recordPath(root: string, id: string): string {
+export function recordPath(root: string, id: string): string {
   return join(recordDir(root), `${id}.json`);
 }
 
@@ -91,7 +95,7 @@ export function claimMount(
     for (let attempt = 0; attempt < 2; attempt++) {
       if (linkUnlessThere(staged, path)) return record;
       const found = readRecord(path);
-      if (found !== undefined && isAlive(found)) {
+      if (found !== undefined && (isAlive(found) || isHeld(found))) {
         const message = `Cannot mount: process ${found.pid} serves ${found.image} there`;
         throw new NydusError("EBUSY", message, { path: fields.mountpoint });
       }
@@ -101,6 +105,17 @@ export function claimMount(
   } finally {
     rmSync(staged, { force: true });
   }
+}
+
+/** Says on disk that this process serves a mount now, or who holds it. That need not outlive the machine's power. */
+export function rewriteRecord(root: string, record: MountRecord): MountRecord {
+  renameSync(stage(root, record, false), recordPath(root, record.id));
+  return record;
+}
+
+/** The record of a mount that this process takes over. */
+export function ownRecord(record: MountRecord, holder: ProcessIdentity | undefined): MountRecord {
+  return { ...record, ready: true, pid: process.pid, pidStart: processStart(process.pid) ?? "", holder };
 }
 
 /** Says on disk that the mount answers, and which blobs it reads. */
@@ -146,6 +161,16 @@ export function isAlive(record: MountRecord): boolean {
   return processStart(record.pid) === record.pidStart;
 }
 
+/** Whether a process lives that brings the mount's server back. */
+function isHeld({ holder }: MountRecord): boolean {
+  return holder !== undefined && processStart(holder.pid) === holder.pidStart;
+}
+
+/** Whether a mount has no server, and will have none. */
+export function isLost(state: MountState | undefined): boolean {
+  return state === "dead" || state === "poisoned";
+}
+
 /** Whether what is mounted at a place is one of ours. */
 export function isOurMount(record: { mountpoint: string; engine?: string; type?: string }): boolean {
   const found = findMount(record.mountpoint)?.type;
@@ -159,7 +184,10 @@ function ourTypes({ engine = "auto", type = MOUNT_TYPE }: { engine?: string; typ
 
 function stateOf(record: MountRecord): MountState | undefined {
   const mounted = isOurMount(record);
-  if (!isAlive(record)) return mounted ? "dead" : undefined;
+  if (!isAlive(record)) {
+    if (isHeld(record)) return "recovering";
+    return mounted ? (record.engine === "erofs" ? "poisoned" : "dead") : undefined;
+  }
   if (!record.ready) return "starting";
   return mounted ? "serving" : "detached";
 }
@@ -185,13 +213,13 @@ function readRecord(path: string): MountRecord | undefined {
   }
 }
 
-/** Writes a record durably under a name that nobody reads. */
-function stage(root: string, record: MountRecord): string {
+/** Writes a record, mostly durably, under a name that nobody reads. */
+function stage(root: string, record: MountRecord, isDurable = true): string {
   const path = join(recordDir(root), `.${record.id}.${process.pid}.tmp`);
   const fd = openSync(path, "w", 0o600);
   try {
     writeSync(fd, `${JSON.stringify(record)}\n`);
-    fsyncSync(fd);
+    if (isDurable) fsyncSync(fd);
   } catch (error) {
     rmSync(path, { force: true });
     throw asNydusError(error, { path });

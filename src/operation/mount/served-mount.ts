@@ -1,38 +1,73 @@
-import { asNydusError, type NydusError } from "../../base/errors.ts";
+import { asNydusError, NydusError } from "../../base/errors.ts";
 import type { FetchStats } from "../../content/cache/fetch-meter.ts";
 import { Closers } from "../../content/store/closers.ts";
 import type { MappedFile } from "../../os/mmap.ts";
 import { checkMountpoint, MNT_DETACH, resolveMountpoint, unmount } from "../../os/mount.ts";
-import type { MountDevice, MountHost, MountOptions, MountSession } from "./engine.ts";
+import type { HandedMount, MountDevice, MountHost, MountOptions, MountSession } from "./engine.ts";
 import type { EngineName } from "./engines.ts";
 import { DEFAULT_MOUNT_FLAGS } from "./mount-flags.ts";
-import { claimMount, findRecord, isOurMount, type MountRecord, markReady, removeRecord } from "./mount-record.ts";
+import type { HolderClient } from "./holder-client.ts";
+import type { ProcessIdentity } from "./holder-protocol.ts";
+import {
+  claimMount,
+  findRecord,
+  isLost,
+  isOurMount,
+  type MountRecord,
+  markReady,
+  ownRecord,
+  recordPath,
+  removeRecord,
+  rewriteRecord,
+} from "./mount-record.ts";
 
 /** An image opened for mounting; disposing closes its devices. */
 export interface MountSource extends AsyncDisposable {
   readonly bootstrap: MappedFile;
   /** `devices[slot - 1]`. */
   readonly devices: readonly MountDevice[];
+  /** What opens the same image again, whatever its name means by then; JSON. */
+  readonly pin?: unknown;
   /** Hex digits of the blobs behind the devices. */
   readonly blobs?: readonly string[];
   /** What has been fetched because of this mount. */
   readonly fetched?: () => FetchStats;
 }
 
-/** What {@link startServing} needs. */
-export interface ServingOptions extends Pick<MountOptions, "readTimeoutMs" | "flags" | "onError"> {
+/** What a mount is served with, whoever has made it. */
+interface HostedOptions extends Pick<MountOptions, "readTimeoutMs" | "flags" | "onError"> {
   /** Directory of all state. */
   readonly root: string;
-  readonly mountpoint: string;
-  /** What the user called the image, for `nydus mounts`. */
-  readonly image: string;
-  readonly engine: EngineName;
-  /** Of that engine. */
+  /** Of the engine that the mount has. */
   readonly host: MountHost;
   /** Opens the image; called once the mount point is ours. */
   readonly open: () => Promise<MountSource>;
   /** Ends the start, if it is aborted before the mount is made. */
   readonly signal: AbortSignal;
+  /** Keeps the mount, and what {@link callOf} says, for a successor of this process. */
+  readonly holder?: HolderClient | undefined;
+  /** What a successor needs to open the image again; JSON. Without it there is none. */
+  readonly callOf?: ((source: MountSource) => unknown) | undefined;
+}
+
+/** What {@link startServing} needs. */
+export interface ServingOptions extends HostedOptions {
+  readonly mountpoint: string;
+  /** What the user called the image, for `nydus mounts`. */
+  readonly image: string;
+  readonly engine: EngineName;
+}
+
+/** What {@link resumeServing} needs. */
+export interface ResumeOptions extends HostedOptions {
+  readonly mount: HandedMount;
+}
+
+/** {@link MountHanding.call} of all mounts. */
+interface HandedCall {
+  readonly record: MountRecord;
+  /** What {@link HostedOptions.callOf} said. */
+  readonly call: unknown;
 }
 
 /** A mount that answers. */
@@ -43,6 +78,11 @@ export interface ServedMount {
   readonly fetched?: (() => FetchStats) | undefined;
   /** Resolves when the mount has ended and image and record are gone too; rejects when serving broke down. */
   readonly ended: Promise<void>;
+  /** Stops to serve, so that another process can; {@link goOn} undoes it. @throws EBUSY nobody holds the mount */
+  handOver(): Promise<void>;
+  goOn(): Promise<void>;
+  /** Another process holds the mount. */
+  heldBy(holder: ProcessIdentity): void;
 }
 
 /** So many messages each so long reach the log; a broken disk must not fill another. */
@@ -61,22 +101,116 @@ export async function startServing(options: ServingOptions): Promise<ServedMount
   const record = claimMount(root, { mountpoint, image, engine, type: `fuse.${flags.subtype}` });
   await using stack = new Closers();
   stack.defer(() => removeRecord(root, record));
-  const { bootstrap, devices, blobs, fetched } = stack.use(await options.open());
+  const source = stack.use(await options.open());
   signal.throwIfAborted();
-  const onError = limitReports(options.onError);
-  const session = await options.host.mount({ ...options, mountpoint, bootstrap, devices, onError });
-  const ready = markReady(root, { ...record, ...session.kind }, blobs);
+  const mountOptions = mountOptionsOf(options, record, source);
+  const session = await options.host.mount(mountOptions);
+  const held = { ...record, ...session.kind, holder: options.holder?.identity };
+  const ready = markReady(root, held, source.blobs);
+  return new Served({ options, mountOptions, source, record: ready, session, owned: stack.move() });
+}
+
+/**
+ * Opens the image of a mount that another process has served.
+ * @returns goes on with the mount; to be called once
+ * @throws EUCLEAN what was handed over makes no sense; ENOTSUP its engine cannot; what `open` throws
+ */
+export async function resumeServing(options: ResumeOptions): Promise<() => Promise<ServedMount>> {
+  const { root, host, mount, holder } = options;
+  const { record } = mount.data.call as HandedCall;
+  const { resume } = host;
+  if (resume === undefined) throw new NydusError("ENOTSUP", "Cannot take mount over: its engine cannot");
+  await using stack = new Closers();
+  const source = stack.use(await options.open());
+  const mountOptions = mountOptionsOf(options, record, source);
   const owned = stack.move();
-  const ended = session.done.finally(() => owned[Symbol.asyncDispose]());
-  ended.catch(() => undefined); // who does not look at it is not to crash
-  return { record: ready, session, fetched, ended };
+  return async () => {
+    try {
+      const session = await resume.call(host, mountOptions, mount);
+      const own = rewriteRecord(root, ownRecord({ ...record, ...session.kind, blobs: source.blobs ?? [] }, holder?.identity));
+      owned.defer(() => removeRecord(root, own));
+      return new Served({ options, mountOptions, source, record: own, session, owned });
+    } catch (error) {
+      await owned[Symbol.asyncDispose]();
+      throw error;
+    }
+  };
+}
+
+function mountOptionsOf(options: HostedOptions, record: MountRecord, source: MountSource): MountOptions {
+  const { root, readTimeoutMs, flags, callOf } = options;
+  const onError = limitReports(options.onError);
+  const { mountpoint } = record;
+  const call: HandedCall | undefined = callOf && { record, call: callOf(source) };
+  const handing = call && { id: record.id + record.startedAt, recordPath: recordPath(root, record.id), call };
+  return { root, mountpoint, bootstrap: source.bootstrap, devices: source.devices, readTimeoutMs, flags, handing, onError };
+}
+
+interface ServedParts {
+  readonly options: HostedOptions;
+  readonly mountOptions: MountOptions;
+  readonly source: MountSource;
+  readonly record: MountRecord;
+  readonly session: MountSession;
+  /** Closes the image and removes the record. */
+  readonly owned: Closers;
+}
+
+class Served implements ServedMount {
+  record: MountRecord;
+  session: MountSession;
+  readonly fetched: ServedMount["fetched"];
+  readonly ended: Promise<void>;
+  readonly #parts: ServedParts;
+  #handed: HandedMount | undefined;
+  #settle: (done: Promise<void>) => void = () => undefined;
+
+  constructor(parts: ServedParts) {
+    this.#parts = parts;
+    this.record = parts.record;
+    this.session = parts.session;
+    this.fetched = parts.source.fetched;
+    const done = new Promise<void>((resolve) => {
+      this.#settle = resolve;
+    });
+    this.ended = done.finally(() => parts.owned[Symbol.asyncDispose]());
+    this.ended.catch(() => undefined); // who does not look at it is not to crash
+    this.#follow();
+  }
+
+  /** A session that is handed over does not end. */
+  #follow(): void {
+    const { done } = this.session;
+    const settle = (): void => this.#settle(done);
+    done.then(settle, settle);
+  }
+
+  async handOver(): Promise<void> {
+    const { session } = this;
+    if (session.handOver === undefined) throw new NydusError("ENOTSUP", "Cannot hand mount over: its engine cannot");
+    this.#handed = await session.handOver();
+  }
+
+  async goOn(): Promise<void> {
+    const { options, mountOptions } = this.#parts;
+    if (this.#handed === undefined) return;
+    const session = await options.host.resume?.(mountOptions, this.#handed);
+    this.#handed = undefined;
+    if (session === undefined) return;
+    this.session = session;
+    this.#follow();
+  }
+
+  heldBy(holder: ProcessIdentity): void {
+    this.record = rewriteRecord(this.#parts.options.root, { ...this.record, holder });
+  }
 }
 
 /** A mount whose process was killed is in the way of its successor, and of no use to anyone. */
 function removeDeadMount(root: string, path: string): void {
   const mountpoint = resolveMountpoint(path);
   const record = findRecord(root, mountpoint);
-  if (record?.state !== "dead") return;
+  if (record === undefined || !isLost(record.state)) return;
   unmount(mountpoint, MNT_DETACH);
   removeRecord(root, record);
 }

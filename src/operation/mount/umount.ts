@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { NydusError } from "../../base/errors.ts";
 import { MNT_DETACH, resolveMountpoint, unmount } from "../../os/mount.ts";
-import { findRecord, isOurMount, type MountRecord, removeRecord } from "./mount-record.ts";
+import { findRecord, isLost, isOurMount, type MountRecord, removeRecord } from "./mount-record.ts";
 
 /** What {@link umountMount} needs. */
 export interface UmountOptions {
@@ -24,7 +24,7 @@ const END_POLL_MS = 20;
 export async function umountMount(options: UmountOptions): Promise<void> {
   const mountpoint = resolveMountpoint(options.mountpoint);
   const record = findRecord(options.root, mountpoint);
-  const dead = record?.state === "dead";
+  const dead = isLost(record?.state);
   if (!isOurMount(record ?? { mountpoint })) {
     throw new NydusError("ENOENT", "Cannot unmount: no image is mounted there", { path: mountpoint });
   }
