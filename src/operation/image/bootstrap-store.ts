@@ -11,7 +11,9 @@ import { JsonReader } from "../../format/oci/json.ts";
 import type { Descriptor } from "../../format/oci/manifest.ts";
 import { layerFormat } from "../../format/oci/media-type.ts";
 import { readTar, type TarEntry } from "../../format/tar/reader.ts";
+import { type MappedFile, mapFile } from "../../os/mmap.ts";
 import { untilVerified, verifiedLayerBytes } from "../build/layer-bytes.ts";
+import { verifyMapped } from "./bootstrap-digest.ts";
 
 /** Limits of what a bootstrap layer may unpack to. */
 export const BOOTSTRAP_LIMITS = {
@@ -35,6 +37,8 @@ const LIST_FILE = "files.json";
 /** A bootstrap layer, unpacked into the state directory. */
 export interface StoredBootstrap {
   readonly path: string;
+  /** The bootstrap, open: its bytes have been verified as they are mapped. */
+  readonly file: MappedFile;
   /** Path of the `.blob.meta` file by blob id. */
   readonly metaPaths: ReadonlyMap<string, string>;
 }
@@ -49,6 +53,7 @@ export interface BootstrapContext {
 
 /**
  * The bootstrap of an image, from the state directory if it is there and whole, else from the image's bootstrap layer.
+ * The caller closes its file.
  * @throws EBADMSG, EUCLEAN a damaged layer; ENOTSUP an encrypted one; EIO, ENOSPC
  */
 export async function storeBootstrap(
@@ -66,9 +71,9 @@ export async function storeBootstrap(
       unpackLayer(source, layer, { ...context, dir: staging }),
     );
     await syncDirectory(staging);
-    await place(staging, dir, context.codecs);
+    const stored = await place(staging, dir, { files, codecs: context.codecs });
     await syncDirectory(parent);
-    return storedAt(dir, files);
+    return stored;
   } catch (error) {
     throw asNydusError(error, { path: dir });
   } finally {
@@ -85,24 +90,44 @@ async function makeStaging(parent: string): Promise<string> {
   }
 }
 
+interface Unpacked {
+  readonly files: readonly ListedFile[];
+  readonly codecs: Codecs;
+}
+
 /** Gives the directory its name. Where another process was first, its one stays, unless that is damaged. */
-async function place(staging: string, dir: string, codecs: Codecs): Promise<void> {
+async function place(staging: string, dir: string, { files, codecs }: Unpacked): Promise<StoredBootstrap> {
   try {
     await rename(staging, dir);
   } catch (error) {
     if (asNydusError(error).code !== "EEXIST") throw error;
-    if ((await readStored(dir, codecs)) !== undefined) return;
+    const there = await readStored(dir, codecs);
+    if (there !== undefined) return there;
     const aside = `${staging}.old`;
     await rename(dir, aside);
     await rename(staging, dir);
     await rm(aside, { recursive: true, force: true });
   }
+  return storedAt(dir, files);
 }
 
-function storedAt(dir: string, files: readonly ListedFile[]): StoredBootstrap {
+function metaPathsOf(dir: string, files: readonly ListedFile[]): Map<string, string> {
   const metas = files.filter(({ name }) => name !== BOOTSTRAP_FILE);
-  const metaPaths = new Map(metas.map(({ name }) => [name.slice(0, 64), join(dir, name)]));
-  return { path: join(dir, BOOTSTRAP_FILE), metaPaths };
+  return new Map(metas.map(({ name }) => [name.slice(0, 64), join(dir, name)]));
+}
+
+/** @throws EBADMSG the bootstrap is not the one that is listed; ENOENT, EIO */
+function storedAt(dir: string, files: readonly ListedFile[]): StoredBootstrap {
+  const metaPaths = metaPathsOf(dir, files);
+  const path = join(dir, BOOTSTRAP_FILE);
+  const file = mapFile(path);
+  try {
+    verifyMapped(file, files.find(({ name }) => name === BOOTSTRAP_FILE)?.sha256 ?? "");
+    return { path, file, metaPaths };
+  } catch (error) {
+    file.close();
+    throw asNydusError(error, { path });
+  }
 }
 
 interface ListedFile {
@@ -110,12 +135,22 @@ interface ListedFile {
   readonly sha256: string;
 }
 
+/**
+ * The same for who has the bootstrap itself, open: nothing is verified, and its place may be empty.
+ * @returns with the metas that are listed there; what they say is not trusted anyway
+ */
+export async function findStoredBootstrap(root: string, layer: Descriptor, file: MappedFile): Promise<StoredBootstrap> {
+  const dir = join(root, "bootstraps", hexOf(parseDigest(layer.digest)));
+  const files = await readFile(join(dir, LIST_FILE)).then(parseList, () => []);
+  return { path: join(dir, BOOTSTRAP_FILE), file, metaPaths: metaPathsOf(dir, files) };
+}
+
 /** @returns undefined unless every listed file is there with its digest */
 async function readStored(dir: string, codecs: Codecs): Promise<StoredBootstrap | undefined> {
   try {
     const files = parseList(await readFile(join(dir, LIST_FILE)));
     for (const { name, sha256 } of files) {
-      if ((await sha256Of(join(dir, name), codecs)) !== sha256) return undefined;
+      if (name !== BOOTSTRAP_FILE && (await sha256Of(join(dir, name), codecs)) !== sha256) return undefined;
     }
     return storedAt(dir, files);
   } catch {
@@ -123,7 +158,7 @@ async function readStored(dir: string, codecs: Codecs): Promise<StoredBootstrap 
   }
 }
 
-/** The SHA-256 of a file, hex; a bootstrap may be too large to be read at once. */
+/** The SHA-256 of a file, hex. */
 async function sha256Of(path: string, codecs: Codecs): Promise<string> {
   const hasher = codecs.sha256();
   const fd = await openFile(path, "r");

@@ -1,6 +1,8 @@
+import { createHash } from "node:crypto";
 import { closeSync, constants, fstatSync, lstatSync, openSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { asNydusError, NydusError } from "../../base/errors.ts";
+import { readFully } from "../../content/store/file-io.ts";
 
 /** A regular file of an unpacked layer. */
 export interface UnpackedFile extends Disposable {
@@ -12,6 +14,8 @@ export interface UnpackedFile extends Disposable {
   readonly identity: string;
 }
 
+/** Read at once to be hashed. */
+const PIECE_BYTES = 4 << 20;
 const { O_RDONLY, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK } = constants;
 
 /**
@@ -57,6 +61,15 @@ function unpackedFile(fd: number, path: string): UnpackedFile {
   const { dev, ino, size, mtimeNs, ctimeNs } = found;
   const identity = [dev, ino, size, mtimeNs, ctimeNs].join(":");
   return { fd, path, sizeBytes: Number(size), identity, [Symbol.dispose]: () => closeSync(fd) };
+}
+
+/** The SHA-256 of a file, hex; it may be large, and is read piece by piece. @throws EIO */
+export async function sha256OfUnpacked({ fd, path, sizeBytes }: UnpackedFile): Promise<string> {
+  const hash = createHash("sha256");
+  for (let at = 0; at < sizeBytes; at += PIECE_BYTES) {
+    hash.update(await readFully(fd, { start: at, end: Math.min(sizeBytes, at + PIECE_BYTES) }, path));
+  }
+  return hash.digest("hex");
 }
 
 /** All bytes of a file, which is closed then. @throws EUCLEAN more than `limitBytes`; EIO */

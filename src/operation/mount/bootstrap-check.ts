@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { closeSync } from "node:fs";
 import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -7,6 +6,7 @@ import { StagedFile } from "../../content/store/staged-file.ts";
 import { KERNEL_CHECK_VERSION } from "../../format/rafs/kernel-safe.ts";
 import type { MappedFile } from "../../os/mmap.ts";
 import { duplicate } from "../../os/quiet-file.ts";
+import { sha256OfMapped } from "../image/bootstrap-digest.ts";
 import { checkBytes, checkFile } from "./bootstrap-check-process.ts";
 
 /** Where results are kept below the state directory: a file a bootstrap that has passed, named by its digest. */
@@ -24,11 +24,12 @@ const LARGE_BYTES = 2 << 20;
  * @param root directory of all state; nothing is kept unless given
  * @throws EUCLEAN, ENOTSUP
  */
-export async function checkForKernel({ bytes, fd }: MappedFile, root: string | undefined): Promise<void> {
+export async function checkForKernel(file: MappedFile, root: string | undefined): Promise<void> {
+  const { bytes, fd } = file;
   // Before anything is waited for: who closes the file meanwhile must not have another one checked in its place.
   const copy = bytes.length > LARGE_BYTES && fd !== undefined ? duplicate(fd) : undefined;
   try {
-    const path = root === undefined ? undefined : pathOf(bytes, root);
+    const path = root === undefined ? undefined : pathOf(file, root);
     if (path !== undefined && (await hasPassed(path))) return;
     const found = copy === undefined ? checkBytes(bytes) : await checkFile(copy);
     if (found !== undefined) {
@@ -42,13 +43,13 @@ export async function checkForKernel({ bytes, fd }: MappedFile, root: string | u
 }
 
 /** Whether {@link checkForKernel} takes no time for a bootstrap. */
-export async function isCheckQuick({ bytes }: MappedFile, root: string | undefined): Promise<boolean> {
-  if (bytes.length <= QUICK_BYTES) return true;
-  return root !== undefined && (await hasPassed(pathOf(bytes, root)));
+export async function isCheckQuick(file: MappedFile, root: string | undefined): Promise<boolean> {
+  if (file.bytes.length <= QUICK_BYTES) return true;
+  return root !== undefined && (await hasPassed(pathOf(file, root)));
 }
 
-function pathOf(bytes: Uint8Array, root: string): string {
-  return join(root, DIR, createHash("sha256").update(bytes).digest("hex"));
+function pathOf(file: MappedFile, root: string): string {
+  return join(root, DIR, sha256OfMapped(file));
 }
 
 async function hasPassed(path: string): Promise<boolean> {

@@ -6,6 +6,7 @@ import type { ImageRequest } from "../../operation/image/mount-source.ts";
 import type { BlobPlace } from "../../operation/image/open-places.ts";
 import { absolute, bad, objectOf, text } from "./body-fields.ts";
 
+const SHA256 = /^[0-9a-f]{64}$/;
 /** Places of one image; more than two make little sense. */
 const PLACES_MAX = 8;
 
@@ -32,7 +33,12 @@ export type ImageBody =
     }
   | { readonly bootstrap: string; readonly blobDir: string }
   /** The directory that a bootstrap layer was unpacked into, and places of the blobs, in the order to ask them in. */
-  | { readonly bootstrapDir: string; readonly blobs: readonly BlobPlaceBody[] };
+  | {
+      readonly bootstrapDir: string;
+      /** Of the bootstrap when it was unpacked: 64 hex digits. */
+      readonly sha256?: string | undefined;
+      readonly blobs: readonly BlobPlaceBody[];
+    };
 
 /** @throws EINVAL naming the field */
 export function parseImage(value: unknown): ImageRequest {
@@ -54,10 +60,14 @@ export function parseImage(value: unknown): ImageRequest {
 }
 
 function parseBootstrapDir(value: object): ImageRequest {
-  const { bootstrapDir, blobs } = objectOf(value, "image", ["bootstrapDir", "blobs"]);
+  const { bootstrapDir, sha256, blobs } = objectOf(value, "image", ["bootstrapDir", "sha256", "blobs"]);
+  if (sha256 !== undefined && (typeof sha256 !== "string" || !SHA256.test(sha256))) {
+    throw bad("image.sha256", "64 hex digits");
+  }
   if (!Array.isArray(blobs) || blobs.length > PLACES_MAX) throw bad("image.blobs", `at most ${PLACES_MAX} places`);
   return {
     bootstrapDir: absolute(bootstrapDir, "image.bootstrapDir"),
+    ...(sha256 === undefined ? {} : { sha256 }),
     places: blobs.map((place: unknown, i) => parsePlace(place, `image.blobs[${i}]`)),
   };
 }

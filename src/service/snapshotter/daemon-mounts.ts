@@ -146,7 +146,7 @@ export class DaemonMounts implements ImageMounts {
       blobs.push({ registry: { ...this.#options.registry, reference: formatReference(reference) } });
     }
     return {
-      image: { bootstrapDir: image.bootstrapDir, blobs },
+      image: { bootstrapDir: image.bootstrapDir, sha256: image.bootstrapSha256, blobs },
       shown: reference === undefined ? `snapshot ${image.snapshotId}` : formatReference(reference),
       mountpoint: image.mountpoint,
       engine: DEFAULT_ENGINE,

@@ -6,6 +6,8 @@ export interface SnapshotImage {
   readonly name: string;
   /** Directory that the bootstrap layer was unpacked into: `image/image.boot` is below it. */
   readonly bootstrapDir: string;
+  /** Of the bootstrap when its layer was committed, hex; a snapshot of an earlier version has none. */
+  readonly bootstrapSha256?: string | undefined;
   /** Where the image is to be mounted; made if it is not there. */
   readonly mountpoint: string;
   /** Labels of the snapshot: who may say where data comes from, nothing else. */

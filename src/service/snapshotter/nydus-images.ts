@@ -1,5 +1,8 @@
 import { lstat } from "node:fs/promises";
 import { asNydusError, formatError, inPlace, NydusError } from "../../base/errors.ts";
+import { BOOTSTRAP_LIMITS } from "../../operation/image/bootstrap-store.ts";
+import { findUnpackedBootstrap } from "../../operation/image/open-bootstrap-dir.ts";
+import { sha256OfUnpacked, type UnpackedFile } from "../../operation/image/open-unpacked.ts";
 import type { ImageMounts } from "./image-mounts.ts";
 import { KeyLock } from "./key-lock.ts";
 import { blobIdsOf, layerKind, splitChain } from "./layer-kind.ts";
@@ -45,10 +48,29 @@ export class NydusImages {
       const mountpoint = dirs.mountpoint(image.id);
       const { key: name, labels } = image;
       const place = { snapshotId: String(image.id), bootstrapDir: dirs.fsDir(image.id), mountpoint };
-      await mounts.mount({ ...place, name, labels }, signal);
+      const bootstrapSha256 = dirs.bootstrapDigest(image.id);
+      await mounts.mount({ ...place, bootstrapSha256, name, labels }, signal);
       const { uid, gid } = await inPlace({ path: mountpoint }, () => lstat(mountpoint));
       return use({ mountpoint, owner: { uid, gid } });
     });
+  }
+
+  /**
+   * Keeps the digest of the bootstrap that has been unpacked into a snapshot: who changes it later has it refused.
+   * @throws EIO, ENOSPC
+   */
+  async keepDigest(id: number): Promise<void> {
+    const { dirs } = this.#options;
+    let file: UnpackedFile;
+    try {
+      file = findUnpackedBootstrap(dirs.fsDir(id));
+    } catch (error) {
+      if (["ENOENT", "EUCLEAN"].includes(asNydusError(error).code)) return; // mounting it says so
+      throw error;
+    }
+    using open = file;
+    if (open.sizeBytes > BOOTSTRAP_LIMITS.bootstrapBytes) return; // the same
+    dirs.keepBootstrapDigest(id, await sha256OfUnpacked(open));
   }
 
   /**

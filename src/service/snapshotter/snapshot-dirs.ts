@@ -35,6 +35,9 @@ export interface FoundDir {
 }
 
 const RECORD = "snapshot.json";
+/** SHA-256 of the bootstrap in `fs`, hex, in a file beside it. */
+const BOOTSTRAP_DIGEST = "bootstrap.sha256";
+const SHA256 = /^[0-9a-f]{64}$/;
 /** The root of every layer, as the unpacker wants it, and overlay's own directory beside it. */
 const FS_MODE = 0o755;
 const WORK_MODE = 0o711;
@@ -45,7 +48,7 @@ const OPTION_SEPARATORS = /[:,\\]/;
 
 /**
  * The directories of snapshots: `snapshots/<id>` has the record `snapshot.json`, the files `fs`, overlay's `work` of
- * those that are written to, and `mnt` where a Nydus image is mounted. What is removed moves to `removed` at once and
+ * those that are written to, and `mnt` where a Nydus image is mounted, with its bootstrap's digest in `bootstrap.sha256`. What is removed moves to `removed` at once and
  * is deleted from there; what cannot be understood is kept in `damaged`.
  */
 export class SnapshotDirs {
@@ -107,17 +110,28 @@ export class SnapshotDirs {
 
   /** The same, but for the name of the file. */
   #stage(snapshot: Snapshot): void {
-    const path = join(this.#snapshots, String(snapshot.id), RECORD);
-    const staged = `${path}.new`;
-    inPlace({ path }, () => {
-      const fd = openSync(staged, "w", 0o600);
-      try {
-        writeSync(fd, formatRecord(snapshot));
-        fsyncSync(fd);
-      } finally {
-        closeSync(fd);
-      }
-      renameSync(staged, path);
+    stageFile(join(this.#snapshots, String(snapshot.id), RECORD), formatRecord(snapshot));
+  }
+
+  /** Keeps what the bootstrap in a snapshot is; durable when this returns. @param sha256 hex */
+  keepBootstrapDigest(id: number, sha256: string): void {
+    stageFile(join(this.#snapshots, String(id), BOOTSTRAP_DIGEST), `${sha256}\n`);
+    syncDirectoryNow(join(this.#snapshots, String(id)));
+  }
+
+  /** What {@link keepBootstrapDigest} has kept, or undefined. @throws EUCLEAN it is damaged; EIO */
+  bootstrapDigest(id: number): string | undefined {
+    const path = join(this.#snapshots, String(id), BOOTSTRAP_DIGEST);
+    let sha256: string;
+    try {
+      sha256 = readFileSync(path, "utf8").trimEnd();
+    } catch (error) {
+      if ((error as { code?: unknown }).code === "ENOENT") return undefined;
+      throw asNydusError(error, { path });
+    }
+    if (SHA256.test(sha256)) return sha256;
+    throw new NydusError("EUCLEAN", "Cannot mount image: the digest that was kept of its bootstrap is damaged", {
+      path,
     });
   }
 
@@ -183,6 +197,21 @@ export class SnapshotDirs {
       }
     }
   }
+}
+
+/** Replaces a file, durably but for its name. */
+function stageFile(path: string, content: string): void {
+  const staged = `${path}.new`;
+  inPlace({ path }, () => {
+    const fd = openSync(staged, "w", 0o600);
+    try {
+      writeSync(fd, content);
+      fsyncSync(fd);
+    } finally {
+      closeSync(fd);
+    }
+    renameSync(staged, path);
+  });
 }
 
 function hasMountsBelow(dir: string): boolean {

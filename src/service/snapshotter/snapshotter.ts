@@ -180,6 +180,7 @@ export class Snapshotter implements AsyncDisposable {
       const snapshot = this.#metastore.get(key);
       requireActive(snapshot);
       const usage = await diskUsage(this.#dirs.fsDir(snapshot.id));
+      if (layerKind(snapshot.labels) === "bootstrap") await this.#images.keepDigest(snapshot.id);
       this.#metastore.commit(key, name, { parent, labels, usage });
     });
   }

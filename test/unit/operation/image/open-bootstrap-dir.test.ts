@@ -67,6 +67,11 @@ async function open(bootstrapDir: string, ...places: readonly BlobPlace[]): Prom
   return await openBootstrapDir(file, { bootstrapDir, places }, { root, registries });
 }
 
+async function openAs(bootstrapDir: string, sha256: string): Promise<OpenedImage> {
+  using file = findUnpackedBootstrap(bootstrapDir);
+  return await openBootstrapDir(file, { bootstrapDir, sha256, places: [] }, { root, registries });
+}
+
 async function openFailure(bootstrapDir: string): Promise<NydusError> {
   return await failureOf((async () => await open(bootstrapDir))());
 }
@@ -99,6 +104,17 @@ describe("an unpacked bootstrap", () => {
     rmSync(unpacked.dir, { recursive: true });
     expect(Buffer.from(image.bootstrap).equals(readFileSync(join(PLAIN, "merged.boot")))).toBe(true);
     expect(readdirSync(join(root, "bootstraps"))).toEqual([]);
+  });
+
+  test("that is not what it was when it came is EBADMSG", async () => {
+    const unpacked = unpackImage(PLAIN, layerDir());
+    const path = join(unpacked.dir, "image/image.boot");
+    const sha256 = new Bun.SHA256().update(readFileSync(path)).digest("hex");
+    await (await openAs(unpacked.dir, sha256))[Symbol.asyncDispose]();
+    const bytes = readFileSync(path);
+    writeFileSync(path, bytes.fill(bytes.at(-1) === 1 ? 2 : 1, bytes.length - 1));
+    const failure = await failureOf((async () => await openAs(unpacked.dir, sha256))());
+    expect([failure.code, failure.at.path]).toEqual(["EBADMSG", path]);
   });
 
   test("that is not there is ENOENT", async () => {

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { NydusError } from "../../../../src/base/errors.ts";
 import { codeOf, SnapshotterLab } from "../../../kit/snapshotter.ts";
 
@@ -103,6 +104,24 @@ describe("Nydus images", () => {
     expect(await codeOf(() => lab.prepare("c", "plain"))).toBe("EBUSY");
     expect(await codeOf(() => lab.view("c", "chain1"))).toBe("EBUSY");
     expect(lab.keys()).toEqual(["chain1", "plain"]);
+  });
+
+  test("what the bootstrap is, is kept when it has been unpacked, and told to who mounts it; a restart changes nothing", async () => {
+    await using lab = new SnapshotterLab();
+    await lab.prepare("unpacking", "", bootstrap("top"));
+    const file = lab.path("snapshots", "1", "fs", "image", "image.boot");
+    mkdirSync(join(file, ".."));
+    writeFileSync(file, "as it was unpacked");
+    await lab.commit("unpacking", "ns/1/top", bootstrap("top"));
+    writeFileSync(file, "as it was changed");
+    await lab.restart();
+    await lab.prepare("c", "ns/1/top");
+    const sha256 = new Bun.SHA256().update("as it was unpacked").digest("hex");
+    expect([...lab.mounts.mounted.values()].map(({ bootstrapSha256 }) => bootstrapSha256)).toEqual([sha256]);
+    writeFileSync(lab.path("snapshots", "1", "bootstrap.sha256"), "");
+    expect(await codeOf(() => lab.prepare("d", "ns/1/top"))).toBe("EUCLEAN");
+    rmSync(lab.path("snapshots", "1", "bootstrap.sha256")); // as earlier versions have left it
+    await lab.prepare("d", "ns/1/top");
   });
 
   test("an image that cannot be mounted fails its caller, and leaves nothing", async () => {
