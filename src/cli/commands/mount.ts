@@ -29,6 +29,8 @@ interface MountRequest {
   readonly options: string;
   readonly prefetch: PrefetchChoice;
   readonly prefetchBytesPerSec: number | undefined;
+  /** Absolute. */
+  readonly trace: string | undefined;
 }
 
 function shownName(image: ImageChoice): string {
@@ -36,7 +38,7 @@ function shownName(image: ImageChoice): string {
 }
 
 async function mountInForeground(request: MountRequest, context: CliContext): Promise<void> {
-  const { mountpoint, engine, threads, readTimeoutMs, prefetch, prefetchBytesPerSec } = request;
+  const { mountpoint, engine, threads, readTimeoutMs, prefetch, prefetchBytesPerSec, trace } = request;
   const { root, quiet, json, signal } = context;
   const image = shownName(request.image);
   const onError = (error: NydusError): void => printStderr(`nydus: ${formatError(error)}\n`);
@@ -48,6 +50,7 @@ async function mountInForeground(request: MountRequest, context: CliContext): Pr
     engine,
     threads,
     readTimeoutMs,
+    trace,
     flags: parseMountFlags(request.options),
     open: () => sources.open(imageRequest(request), { readTimeoutMs, signal, prefetch, prefetchBytesPerSec, onError }),
     // From here on signals unmount; until then they interrupt as everywhere.
@@ -90,7 +93,8 @@ async function mountInDaemon(request: MountRequest, context: CliContext): Promis
 
 /** The request for the daemon, which works in another directory. */
 function mountBody(request: MountRequest): MountBody {
-  const { image, imageArgs, mountpoint, engine, readTimeoutMs, options, prefetch, prefetchBytesPerSec } = request;
+  const { image, imageArgs, mountpoint, engine, readTimeoutMs, options, prefetch, prefetchBytesPerSec, trace } =
+    request;
   const { platform, pull } = imageArgs;
   platformOf(platform);
   parseMountFlags(options);
@@ -107,6 +111,7 @@ function mountBody(request: MountRequest): MountBody {
   return {
     ...{ image: sent, shown, mountpoint: resolveMountpoint(mountpoint), engine, readTimeoutMs, options, prefetch },
     ...(prefetchBytesPerSec === undefined ? {} : { prefetchBytesPerSec }),
+    ...(trace === undefined ? {} : { trace }),
   };
 }
 
@@ -174,6 +179,11 @@ e.g., 'nydus mount oci:./alpine:nydus /mnt'
       valueHint: "SIZE",
       description: "At most so many uncompressed bytes a second of it",
     },
+    trace: {
+      type: "string",
+      valueHint: "FILE",
+      description: "Write to FILE what is read first, in order, a JSON line each",
+    },
     threads: {
       type: "string",
       valueHint: "N",
@@ -196,6 +206,7 @@ e.g., 'nydus mount oci:./alpine:nydus /mnt'
       readTimeoutMs: parseDuration("read-timeout", args["read-timeout"]),
       options: args.options ?? "",
       prefetch: prefetchOf(args.prefetch),
+      trace: args.trace === undefined ? undefined : resolve(args.trace),
       prefetchBytesPerSec: rate === undefined ? undefined : Math.max(1, parseSize("prefetch-rate", rate)),
     };
     if (args.foreground === true) await mountInForeground(request, context);

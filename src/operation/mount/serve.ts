@@ -13,6 +13,8 @@ export interface ServeOptions extends HostOptions, Pick<MountOptions, "readTimeo
   /** What the user called the image, for `nydus mounts`. */
   readonly image: string;
   readonly engine?: EngineName | undefined;
+  /** As of `startServing`. */
+  readonly trace?: string | undefined;
   /** Opens the image; called once the mount point is ours. */
   readonly open: () => Promise<MountSource>;
   /** How long readers may hold the mount open after a signal; 5 s unless given. */

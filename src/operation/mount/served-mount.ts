@@ -20,6 +20,8 @@ import {
   removeRecord,
   rewriteRecord,
 } from "./mount-record.ts";
+import { AccessTrace } from "./trace.ts";
+import { TraceFile } from "./trace-file.ts";
 
 /** An image opened for mounting; disposing closes its devices. */
 export interface MountSource extends AsyncDisposable {
@@ -56,6 +58,8 @@ export interface ServingOptions extends HostedOptions {
   /** What the user called the image, for `nydus mounts`. */
   readonly image: string;
   readonly engine: EngineName;
+  /** Absolute path of a file to write first accesses to, as `AccessTrace` has it. */
+  readonly trace?: string | undefined;
 }
 
 /** What {@link resumeServing} needs. */
@@ -92,7 +96,7 @@ const REPORT_WINDOW_MS = 60_000;
 /**
  * Mounts an image in this process, with a record of it. A start that fails leaves neither mount nor record.
  * @returns when the mount answers
- * @throws EBUSY, ENOENT, EINVAL mount point; EPERM; the signal's reason; what `open` throws
+ * @throws EBUSY, ENOENT, EINVAL mount point; EPERM; the signal's reason; what `open` and `TraceFile.open` throw
  */
 export async function startServing(options: ServingOptions): Promise<ServedMount> {
   const { root, image, engine, signal, flags = DEFAULT_MOUNT_FLAGS } = options;
@@ -101,13 +105,16 @@ export async function startServing(options: ServingOptions): Promise<ServedMount
   const record = claimMount(root, { mountpoint, image, engine, type: `fuse.${flags.subtype}` });
   await using stack = new Closers();
   stack.defer(() => removeRecord(root, record));
+  const file = options.trace === undefined ? undefined : stack.use(await TraceFile.open(options.trace));
   const source = stack.use(await options.open());
+  const trace = file && stack.use(new AccessTrace({ file, source, onError: options.onError }));
   signal.throwIfAborted();
-  const mountOptions = mountOptionsOf(options, record, source);
+  const mountOptions = { ...mountOptionsOf(options, record, source), trace: trace?.memory };
   const session = await options.host.mount(mountOptions);
+  trace?.start();
   const held = { ...record, ...session.kind, holder: options.holder?.identity };
   const ready = markReady(root, held, source.blobs);
-  return new Served({ options, mountOptions, source, record: ready, session, owned: stack.move() });
+  return new Served({ options, mountOptions, source, record: ready, session, trace, owned: stack.move() });
 }
 
 /**
@@ -152,6 +159,7 @@ interface ServedParts {
   readonly source: MountSource;
   readonly record: MountRecord;
   readonly session: MountSession;
+  readonly trace?: AccessTrace | undefined;
   /** Closes the image and removes the record. */
   readonly owned: Closers;
 }
@@ -189,6 +197,7 @@ class Served implements ServedMount {
     const { session } = this;
     if (session.handOver === undefined) throw new NydusError("ENOTSUP", "Cannot hand mount over: its engine cannot");
     this.#handed = await session.handOver();
+    await this.#parts.trace?.flush();
   }
 
   async goOn(): Promise<void> {

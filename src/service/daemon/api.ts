@@ -33,6 +33,8 @@ export interface MountBody {
   /** What the image says unless given. */
   readonly prefetch?: PrefetchChoice | undefined;
   readonly prefetchBytesPerSec?: number | undefined;
+  /** A file to write first accesses to. A daemon that does not know it refuses to mount. */
+  readonly trace?: string | undefined;
 }
 
 /** A {@link MountBody} that has been checked. */
@@ -45,6 +47,7 @@ export interface MountCall {
   readonly flags: MountFlags;
   readonly prefetch: PrefetchChoice;
   readonly prefetchBytesPerSec: number | undefined;
+  readonly trace: string | undefined;
 }
 
 /** A mount as `GET /v1/mounts` gives it. */
@@ -90,7 +93,7 @@ export interface ErrorBody {
  */
 export function parseMountBody(value: unknown): MountCall {
   const needed = ["image", "shown", "mountpoint", "engine", "readTimeoutMs", "options"];
-  const body = objectOf(value, "body", [...needed, "prefetch", "prefetchBytesPerSec"]);
+  const body = objectOf(value, "body", [...needed, "prefetch", "prefetchBytesPerSec", "trace"]);
   const { engine, readTimeoutMs } = body;
   if (typeof engine !== "string" || !Object.hasOwn(ENGINES, engine)) {
     throw bad("engine", `one of ${Object.keys(ENGINES).join(", ")}`);
@@ -110,6 +113,7 @@ export function parseMountBody(value: unknown): MountCall {
     flags: parseMountFlags(body["options"] === "" ? "" : text(body["options"], "options")),
     prefetch: parsePrefetch(body["prefetch"]),
     prefetchBytesPerSec: parseRate(body["prefetchBytesPerSec"]),
+    trace: body["trace"] === undefined ? undefined : absolute(body["trace"], "trace"),
   };
 }
 

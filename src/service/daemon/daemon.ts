@@ -86,7 +86,7 @@ export class Daemon {
 
   async #start(call: MountCall, signal: AbortSignal): Promise<ServedMount> {
     const { root, log } = this.#options;
-    const { image, shown, mountpoint, engine, readTimeoutMs, flags, prefetch, prefetchBytesPerSec } = call;
+    const { image, shown, mountpoint, engine, readTimeoutMs, flags, prefetch, prefetchBytesPerSec, trace } = call;
     const onError = (error: NydusError): void => log.write(`${shown} at ${mountpoint}: ${formatError(error)}`);
     const mount = await startServing({
       root,
@@ -95,6 +95,7 @@ export class Daemon {
       engine,
       flags,
       readTimeoutMs,
+      trace,
       host: this.#host(engine),
       open: () => this.#sources.open(image, { readTimeoutMs, signal, prefetch, prefetchBytesPerSec, onError }),
       signal,
