@@ -46,8 +46,8 @@ export class DaemonClient {
     await this.#json({ method: "DELETE", path: `/v1/mounts?${query}` });
   }
 
-  async mounts(): Promise<readonly MountInfo[]> {
-    return (await this.#json({ method: "GET", path: "/v1/mounts" })) as MountInfo[];
+  async mounts(signal?: AbortSignal): Promise<readonly MountInfo[]> {
+    return (await this.#json({ method: "GET", path: "/v1/mounts", signal })) as MountInfo[];
   }
 
   async status(): Promise<DaemonStatus> {
