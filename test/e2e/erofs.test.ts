@@ -81,11 +81,11 @@ async function codeOf(work: Promise<unknown>): Promise<string> {
 }
 
 /** Reads files in another process and says which differ from the image, and which fail. */
-async function readAll(files: ReadonlyMap<string, Uint8Array>): Promise<string> {
+async function readAll(files: ReadonlyMap<string, Uint8Array>, at = mountpoint): Promise<string> {
   const list = [...files].map(([name, bytes]) => `${new Bun.SHA256().update(bytes).digest("hex")}  ${name}`);
   const path = join(dir, "sums");
   writeFileSync(path, `${list.join("\n")}\n`);
-  const { stdout, stderr, status } = await run("sh", "-c", `cd ${mountpoint} && sha256sum --quiet -c ${path}`);
+  const { stdout, stderr, status } = await run("sh", "-c", `cd ${at} && sha256sum --quiet -c ${path}`);
   return status === 0 ? "same" : `${stdout}${stderr}`;
 }
 
@@ -218,10 +218,20 @@ print("same")
     expect(await readAll(image.files)).toBe("same");
   });
 
-  test("mounts 128 blobs and reads each", async () => {
-    const many = makeLabImage(join(dir, "many"), { blobs: 128, filesPerBlob: 1, fileBytes: 9000, seed: 3 });
-    await mount({ bootstrapPath: many.bootstrapPath, devices: openDevices(many) });
-    expect(await readAll(many.files)).toBe("same");
+  // A path as fsconfig(2) takes it has at most 255 bytes, and mount(2) takes a page of options.
+  test.each([128, 254])("mounts %i blobs from a place with a long path, and reads each", async (blobs) => {
+    const place = join(dir, ...Array.from({ length: 5 }, () => "p".repeat(200)), `${blobs}`);
+    const many = makeLabImage(place, { blobs, filesPerBlob: 1, fileBytes: 9000, seed: 3 });
+    const target = join(place, "mnt");
+    mkdirSync(target);
+    const session = await mount({
+      bootstrapPath: many.bootstrapPath,
+      mountpoint: target,
+      devices: openDevices(many),
+    });
+    expect(await readAll(many.files, target)).toBe("same");
+    await session[Symbol.asyncDispose]();
+    expect(findMount(target)).toBeUndefined();
   });
 
   test("refuses devices that do not fit the image, other file systems' images and occupied places", async () => {
