@@ -1,3 +1,4 @@
+import { resolve } from "node:path";
 import { selfCommand } from "../os/process.ts";
 import { DaemonClient } from "../service/daemon/client.ts";
 import type { CliContext } from "./command.ts";
@@ -25,7 +26,12 @@ export function threadCount(flag: string): number {
 }
 
 /** Runs the daemon of the state directory. */
-export function daemonCommand({ root }: Pick<CliContext, "root">, threads: number): readonly string[] {
-  const flags = ["--threads", `${threads}`, "--idle-timeout", `${idleTimeout(undefined)}ms`];
-  return [...selfCommand(), "--root", root, "daemon", "run", ...flags];
+export function daemonCommand(context: Pick<CliContext, "root">, threads: number): readonly string[] {
+  return runCommand(context, threads, idleTimeout(undefined));
+}
+
+/** The same with a given time. */
+export function runCommand({ root }: Pick<CliContext, "root">, threads: number, idleMs: number): readonly string[] {
+  const flags = ["--threads", `${threads}`, "--idle-timeout", `${idleMs}ms`];
+  return [...selfCommand(), "--root", resolve(root), "daemon", "run", ...flags];
 }

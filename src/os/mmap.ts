@@ -35,13 +35,16 @@ export function mapFile(path: string): MappedFile {
 }
 
 /**
- * Maps a file that is open already, as {@link mapFile} does; the descriptor is closed with it.
- * @throws EINVAL an empty file; ENOTSUP without libc
+ * Maps a file that is open already, as {@link mapFile} does. The descriptor stays the caller's.
+ * @throws EINVAL an empty file; EIO; ENOTSUP without libc
  */
 export function mapOpenFile(fd: number): MappedFile {
+  const copy = libc().duplicateFd(fd);
+  if (copy.fd === undefined) throw systemFailure(copy.errno, "copy a descriptor");
   const { errno, mapping } = libc().mapFile(fd, fstatSync(fd).size);
-  if (mapping === undefined) throw systemFailure(errno, "map file");
-  return mapped(mapping.bytes, { mapping, fd });
+  if (mapping !== undefined) return mapped(mapping.bytes, { mapping, fd: copy.fd });
+  closeSync(copy.fd);
+  throw systemFailure(errno, "map file");
 }
 
 /** Maps a whole file so that what is written to it is seen by all processes that do. @throws EINVAL an empty file */

@@ -1,16 +1,17 @@
 import { realpathSync, statSync } from "node:fs";
 import type { ByteRange } from "../../base/bytes.ts";
-import { asNydusError, type NydusError } from "../../base/errors.ts";
+import { asNydusError, NydusError } from "../../base/errors.ts";
 import type { BlobCache, BlobCacheOptions, CacheStats } from "../../content/cache/blob-cache.ts";
 import { FetchMeter, type FetchStats } from "../../content/cache/fetch-meter.ts";
 import type { PullPolicy } from "../../content/local/open-image-source.ts";
 import type { RegistryOptions } from "../../content/registry/registry-options.ts";
 import { SharedRegistries } from "../../content/registry/shared-registries.ts";
 import type { ReadOptions } from "../../content/store/source.ts";
-import type { Platform } from "../../format/oci/manifest.ts";
+import type { Descriptor, Platform } from "../../format/oci/manifest.ts";
 import type { CodecPool } from "../../os/codec-pool.ts";
 import { openCodecPool } from "../../os/codec-threads.ts";
 import { releaseMemory } from "../../os/memory.ts";
+import type { MappedFile } from "../../os/mmap.ts";
 import type { MountDevice } from "../mount/engine.ts";
 import type { MountSource } from "../mount/served-mount.ts";
 import { type OpenedImage, openBootstrap, openEachDevice, openImage } from "./open.ts";
@@ -42,8 +43,18 @@ export interface MountSourceOptions {
   readonly prefetch?: PrefetchChoice | undefined;
   /** At most so many uncompressed bytes a second. */
   readonly prefetchBytesPerSec?: number | undefined;
+  /** Opens what another process had open, whatever the request means by now. */
+  readonly pinned?: { readonly pin: ImagePin; readonly map: () => MappedFile } | undefined;
   /** Hears of what cannot be prefetched. */
   readonly onError?: ((error: NydusError) => void) | undefined;
+}
+
+/** What `MountSource.pin` holds: with it and the bootstrap's bytes an image is opened without asking anyone. JSON. */
+export interface ImagePin {
+  /** The same for all mounts that share the image. */
+  readonly key: string;
+  /** Of an image by name. */
+  readonly manifest?: { readonly descriptor: Descriptor; readonly base64: string };
 }
 
 /** What all mounts of a process have read, and what they could have read. */
@@ -109,12 +120,18 @@ export class MountSources implements AsyncDisposable {
 
   /** Opens an image, or shares it when it is open; disposing gives it back. @throws as `openImage`, `openBootstrap` */
   async open(request: ImageRequest, options: MountSourceOptions): Promise<MountSource> {
-    const shared = await this.#acquire(request, options);
+    const { pinned } = options;
+    const shared =
+      pinned === undefined ? await this.#acquire(request, options) : await this.#acquirePinned(request, options);
     const meter = new FetchMeter(this.#meter);
     const devices = shared.caches.map(({ cache }) => new MeteredDevice(cache, meter));
     let prefetch: Prefetch;
     try {
-      prefetch = await this.#prefetch(shared, devices, options);
+      prefetch = await this.#prefetch(shared, devices, options).catch((error) => {
+        // A list of paths may be gone by now.
+        if (pinned === undefined) throw error;
+        return this.#prefetch(shared, devices, { ...options, prefetch: "none" });
+      });
     } catch (error) {
       await this.#giveBack(shared);
       throw error;
@@ -123,6 +140,7 @@ export class MountSources implements AsyncDisposable {
     return {
       bootstrap: shared.image.bootstrapFile,
       devices,
+      pin: pinOf(shared),
       blobs: shared.image.devices.map(({ id }) => id),
       fetched: () => meter.stats,
       [Symbol.asyncDispose]: async () => {
@@ -206,11 +224,35 @@ export class MountSources implements AsyncDisposable {
 
   async #acquireDir(request: BootstrapDirRequest, options: MountSourceOptions): Promise<SharedImage> {
     using file = findUnpackedBootstrap(request.bootstrapDir);
-    const key = JSON.stringify([file.identity, request.places]);
+    const key = JSON.stringify([file.identity, request.places, request.sha256]);
     const known = this.#take(key);
     if (known !== undefined) return known;
     const image = await openBootstrapDir(file, request, { root: this.#root, registries: this.#registries });
     return await this.#share(key, image, options);
+  }
+
+  async #acquirePinned(request: ImageRequest, options: MountSourceOptions): Promise<SharedImage> {
+    const { pinned } = options;
+    if (pinned === undefined) throw new NydusError("EFAULT", "Cannot open image again: nothing of it was kept");
+    const { key, manifest } = pinned.pin;
+    const known = this.#take(key);
+    if (known !== undefined) return known;
+    const [root, { map }] = [this.#root, pinned];
+    const open = async (): Promise<OpenedImage> => {
+      if ("bootstrapPath" in request) {
+        return await openBootstrap(request.bootstrapPath, { blobDir: request.blobDir, map: async () => map() });
+      }
+      if ("bootstrapDir" in request) {
+        return await openBootstrapDir(undefined, request, { root, registries: this.#registries, map });
+      }
+      if (manifest === undefined) throw new NydusError("EFAULT", "Cannot open image again: its manifest was not kept");
+      const { name, platform, pull } = request;
+      const { descriptor, base64 } = manifest;
+      const registry = { ...request.registry, shared: this.#registries };
+      const kept = { descriptor, manifestBytes: new Uint8Array(Buffer.from(base64, "base64")), map };
+      return await openImage(name, { root, platform, pull, registry, signal: options.signal, pinned: kept });
+    };
+    return await this.#share(key, await open(), options);
   }
 
   #take(key: string): SharedImage | undefined {
@@ -292,6 +334,13 @@ class MeteredDevice implements MountDevice {
   flush(): Promise<void> {
     return this.#cache.flush();
   }
+}
+
+function pinOf({ key, image }: SharedImage): ImagePin {
+  const { documents } = image;
+  if (documents === undefined) return { key };
+  const base64 = Buffer.from(documents.manifestBytes).toString("base64");
+  return { key, manifest: { descriptor: documents.descriptor, base64 } };
 }
 
 /** Names the content of a file: it changes with every write. */

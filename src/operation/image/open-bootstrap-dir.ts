@@ -6,6 +6,7 @@ import { BLOB_META_HEADER_BYTES } from "../../format/rafs/blob-meta.ts";
 import type { BlobInfo } from "../../format/rafs/blob-table.ts";
 import { loadCodecs } from "../../os/codecs.ts";
 import type { MappedFile } from "../../os/mmap.ts";
+import { verifyMapped } from "./bootstrap-digest.ts";
 import { BOOTSTRAP_LIMITS, BOOTSTRAP_PATHS } from "./bootstrap-store.ts";
 import { type ImageParts, type OpenedImage, openParts } from "./open.ts";
 import { KeptMetas } from "./open-kept-meta.ts";
@@ -16,6 +17,8 @@ import { pinBootstrap } from "./pin-bootstrap.ts";
 /** An image by the directory that its bootstrap layer was unpacked into, and the places that may have its blobs. */
 export interface BootstrapDirRequest {
   readonly bootstrapDir: string;
+  /** Of the bootstrap when the layer was unpacked, hex, where that is known. */
+  readonly sha256?: string | undefined;
   /** In the order in which they are asked. */
   readonly places: readonly BlobPlace[];
 }
@@ -26,6 +29,8 @@ export interface BootstrapDirOptions {
   readonly root: string;
   /** Connections and tokens of the process. */
   readonly registries: SharedRegistries;
+  /** Maps the bootstrap that the process before this one had opened, whatever the directory has by now. */
+  readonly map?: (() => MappedFile) | undefined;
 }
 
 /**
@@ -43,21 +48,24 @@ export function findUnpackedBootstrap(dir: string): UnpackedFile {
 /**
  * Opens an image by its unpacked bootstrap, which is not trusted. No place of its blobs is asked for anything, but for
  * the meta of batched blobs that is neither beside the bootstrap nor kept from an earlier time.
- * @param file of {@link findUnpackedBootstrap}
+ * @param file of {@link findUnpackedBootstrap}; undefined where `map` is given
  * @throws as `openImage`
  */
 export async function openBootstrapDir(
-  file: UnpackedFile,
+  file: UnpackedFile | undefined,
   request: BootstrapDirRequest,
-  { root, registries }: BootstrapDirOptions,
+  { root, registries, map }: BootstrapDirOptions,
 ): Promise<OpenedImage> {
   await using stack = new Closers();
   const { bootstrapDir } = request;
   const places = request.places.map((place) => withShared(place, registries));
   const parts: ImageParts = {
     name: bootstrapDir,
-    bootstrapPath: file.path,
-    map: () => pinOpened(file, root),
+    bootstrapPath: file?.path ?? bootstrapDir,
+    map: async () => {
+      if (file === undefined) return await mapHanded(map, bootstrapDir);
+      return verified(await pinOpened(file, root), request.sha256, file.path);
+    },
     openBlob: async (blob) =>
       new PlacesSource({ digest: digestOfHex(blob.id), leastBytes: leastBytesOf(blob) }, places),
     readMeta: async (id) => readMetaBeside(bootstrapDir, id),
@@ -65,6 +73,11 @@ export async function openBootstrapDir(
     codecs: await loadCodecs(),
   };
   return await openParts(parts, stack);
+}
+
+function mapHanded(map: (() => MappedFile) | undefined, path: string): MappedFile {
+  if (map !== undefined) return map();
+  throw new NydusError("EINVAL", "Cannot open bootstrap: neither a file nor a mapping of one is given", { path });
 }
 
 /** Builders do not count all that they append: a blob may have more, which nobody needs. */
@@ -85,6 +98,16 @@ function readMetaBeside(dir: string, id: string): Uint8Array | undefined {
     if (file !== undefined) return readUnpacked(file, BOOTSTRAP_LIMITS.metaBytes);
   }
   return undefined;
+}
+
+function verified(copy: MappedFile, sha256: string | undefined, path: string): MappedFile {
+  try {
+    if (sha256 !== undefined) verifyMapped(copy, sha256);
+    return copy;
+  } catch (error) {
+    copy.close();
+    throw asNydusError(error, { path });
+  }
 }
 
 /** A copy that whoever can write to the layer cannot reach. */

@@ -11,6 +11,7 @@ import type { RegistryOptions } from "../../content/registry/registry-options.ts
 import { openBlobOfDir } from "../../content/store/blob-dir.ts";
 import { Closers } from "../../content/store/closers.ts";
 import type { ByteSource } from "../../content/store/source.ts";
+import type { ImageSource } from "../../content/store/store.ts";
 import type { Codecs } from "../../format/codec/codecs.ts";
 import { type Descriptor, type Manifest, type Platform, parseManifest } from "../../format/oci/manifest.ts";
 import { ANNOTATION } from "../../format/oci/media-type.ts";
@@ -22,7 +23,7 @@ import { openRafs, type RafsImage } from "../../format/rafs/image.ts";
 import type { CodecPool } from "../../os/codec-pool.ts";
 import { loadCodecs } from "../../os/codecs.ts";
 import { type MappedFile, mapFile } from "../../os/mmap.ts";
-import { BOOTSTRAP_LIMITS, storeBootstrap } from "./bootstrap-store.ts";
+import { BOOTSTRAP_LIMITS, findStoredBootstrap, storeBootstrap } from "./bootstrap-store.ts";
 import type { KeptMetas } from "./open-kept-meta.ts";
 import { chooseManifest } from "./read-manifest.ts";
 
@@ -39,8 +40,19 @@ export interface OpenImageOptions {
   /** Which containerd is meant by a name of its transport. */
   readonly containerd?: ContainerdPlace | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** An image that was opened before, by the process before this one: nothing of it is asked for again. */
+  readonly pinned?: PinnedImage | undefined;
   /** Asked for an image that is open already, by the digest of its manifest: it is returned in the place of a new one. */
   readonly reuse?: ((manifest: Digest) => OpenedImage | undefined) | undefined;
+}
+
+/** What an image was opened with, so that it can be opened again though its name has another meaning by now. */
+export interface PinnedImage {
+  /** Of its manifest. */
+  readonly descriptor: Descriptor;
+  readonly manifestBytes: Uint8Array;
+  /** Maps its bootstrap. */
+  readonly map: () => MappedFile;
 }
 
 /** One device of an opened image: the blob behind it, and how to get its bytes. */
@@ -95,14 +107,19 @@ export async function openImage(name: string, options: OpenImageOptions): Promis
   const { root, signal = new AbortController().signal, registry, containerd } = options;
   const context = { root, signal, registry, containerd };
   const source = stack.use(await openImageSource(name, context, options.pull));
-  const { descriptor, bytes } = await chooseManifest(source, options.platform ?? hostPlatform(process.arch));
+  const { descriptor, bytes } = await manifestOf(source, options);
   const reused = options.reuse?.(descriptor.digest);
   if (reused !== undefined) return reused;
   const manifest = parseManifest(bytes, descriptor.mediaType);
   const bootstrapLayer = bootstrapLayerOf(manifest, source.name);
   stack.use(await leaseParts(root, descriptor, manifest));
   const codecs = await loadCodecs();
-  const stored = await storeBootstrap(source, bootstrapLayer, { root, codecs, signal });
+  const { pinned } = options;
+  const stored =
+    pinned === undefined
+      ? await storeBootstrap(source, bootstrapLayer, { root, codecs, signal })
+      : await findStoredBootstrap(root, bootstrapLayer, pinned.map());
+  stack.use(stored.file);
   const layers = new Map(manifest.layers.slice(0, -1).map((layer) => [hexOf(layer.digest), layer]));
   const readMeta = async (id: string): Promise<Uint8Array | undefined> => {
     const path = stored.metaPaths.get(id);
@@ -116,9 +133,19 @@ export async function openImage(name: string, options: OpenImageOptions): Promis
       digest,
     });
   };
-  const opened = await openParts({ name: source.name, bootstrapPath: stored.path, openBlob, readMeta, codecs }, stack);
+  const map = async (): Promise<MappedFile> => stored.file;
+  const parts = { name: source.name, bootstrapPath: stored.path, map, openBlob, readMeta, codecs };
+  const opened = await openParts(parts, stack);
   const readConfig = (): Promise<Uint8Array> => source.readBlob(manifest.config);
   return { ...opened, documents: { descriptor, manifest, manifestBytes: bytes, readConfig } };
+}
+
+async function manifestOf(
+  source: ImageSource,
+  { pinned, platform }: OpenImageOptions,
+): Promise<{ readonly descriptor: Descriptor; readonly bytes: Uint8Array }> {
+  if (pinned !== undefined) return { descriptor: pinned.descriptor, bytes: pinned.manifestBytes };
+  return await chooseManifest(source, platform ?? hostPlatform(process.arch));
 }
 
 /** Keeps what is there of an image, its bootstrap and its caches, while it is open. */

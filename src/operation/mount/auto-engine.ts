@@ -5,6 +5,7 @@ import { hasLibc } from "../../os/syscall.ts";
 import { checkForKernel, isCheckQuick } from "./bootstrap-check.ts";
 import {
   EROFS_TYPE,
+  type HandedMount,
   type HostOptions,
   type MountHost,
   type MountKind,
@@ -77,10 +78,21 @@ class AutoHost implements MountHost {
   }
 
   async #mountByFuse(options: MountOptions, why: string): Promise<MountSession> {
-    this.#fuse ??= hasLibc() ? openFuseHost(this.#options) : openFuseNativeHost();
     const { subtype } = options.flags ?? DEFAULT_MOUNT_FLAGS;
     if (this.#choice?.endsWith(why) !== true) this.#options.onChoice?.(`engine fuse for ${options.mountpoint}: ${why}`);
-    return new ChosenSession(await this.#fuse.mount(options), { engine: "fuse", type: `fuse.${subtype}`, why });
+    return new ChosenSession(await this.#fuseHost().mount(options), { engine: "fuse", type: `fuse.${subtype}`, why });
+  }
+
+  /** By the way that the mount has. */
+  async resume(options: MountOptions, mount: HandedMount): Promise<MountSession> {
+    const host = mount.data.engine === "erofs" ? this.#erofs : this.#fuseHost();
+    if (host.resume !== undefined) return await host.resume(options, mount);
+    throw new NydusError("ENOTSUP", "Cannot take mount over: its engine cannot");
+  }
+
+  #fuseHost(): MountHost {
+    this.#fuse ??= hasLibc() ? openFuseHost(this.#options) : openFuseNativeHost();
+    return this.#fuse;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -122,6 +134,11 @@ class ChosenSession implements MountSession {
 
   stats(): SessionStats {
     return this.#session.stats();
+  }
+
+  handOver(): Promise<HandedMount> {
+    if (this.#session.handOver !== undefined) return this.#session.handOver();
+    throw new NydusError("ENOTSUP", "Cannot hand mount over: its engine cannot");
   }
 
   [Symbol.asyncDispose](): Promise<void> {

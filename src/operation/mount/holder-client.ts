@@ -21,8 +21,6 @@ import {
 export interface HolderOptions {
   /** Starts a successor of this process, should it die; without one a holder only ends the mounts then. */
   readonly command?: readonly string[] | undefined;
-  /** Another process is the holder now. */
-  readonly onReplaced?: ((holder: ProcessIdentity) => void) | undefined;
 }
 
 /** An entry as a successor gets it, with its descriptor, which is the successor's to close. */
@@ -60,6 +58,7 @@ export class HolderClient {
   #beat: ReturnType<typeof setInterval> | undefined;
   #closed = false;
   #onGone: (() => void) | undefined;
+  #onReplaced: ((holder: ProcessIdentity) => void) | undefined;
   #onNews: ((news: HolderNews) => void) | undefined;
   #replacedAt: number[] = [];
   readonly #failureListeners = new Set<(error: NydusError) => void>();
@@ -71,6 +70,11 @@ export class HolderClient {
   /** Hears that there is no holder any more, and that there can be none. */
   onFailure(listener: (error: NydusError) => void): void {
     this.#failureListeners.add(listener);
+  }
+
+  /** Hears that another process is the holder now. */
+  onReplaced(listener: (holder: ProcessIdentity) => void): void {
+    this.#onReplaced = listener;
   }
 
   /**
@@ -118,6 +122,12 @@ export class HolderClient {
       this.#entries.delete(entry.key);
       throw error;
     }
+  }
+
+  /** The same for what is worth no holder of its own: it is held as soon as there is one. */
+  holdAlong(entry: HeldEntry, fd: number): void {
+    if (this.#socket >= 0) this.hold(entry, fd);
+    else this.#entries.set(entry.key, { entry, fd, users: 1, isAdopted: false });
   }
 
   /** A descriptor that has come from the holder gives way to the one that is used. */
@@ -253,7 +263,7 @@ export class HolderClient {
     this.#hello();
     for (const held of this.#entries.values()) this.#sendEntry(held);
     this.#listen();
-    this.#options.onReplaced?.(this.#identity);
+    this.#onReplaced?.(this.#identity);
   }
 
   #hello(): void {

@@ -74,6 +74,12 @@ interface HandedCall {
   readonly call: unknown;
 }
 
+/** What `callOf` said about a mount that is handed over. */
+export function handedCall({ data }: HandedMount): { readonly body?: unknown; readonly pin?: unknown } {
+  const { call } = (data.call ?? {}) as Partial<HandedCall>;
+  return typeof call === "object" && call !== null ? call : {};
+}
+
 /** A mount that answers. */
 export interface ServedMount {
   readonly record: MountRecord;
@@ -85,6 +91,8 @@ export interface ServedMount {
   /** Stops to serve, so that another process can; {@link goOn} undoes it. @throws EBUSY nobody holds the mount */
   handOver(): Promise<void>;
   goOn(): Promise<void>;
+  /** Another process serves the mount: all that is left of it here is released. */
+  leave(): void;
   /** Another process holds the mount. */
   heldBy(holder: ProcessIdentity): void;
 }
@@ -124,24 +132,33 @@ export async function startServing(options: ServingOptions): Promise<ServedMount
  */
 export async function resumeServing(options: ResumeOptions): Promise<() => Promise<ServedMount>> {
   const { root, host, mount, holder } = options;
-  const { record } = mount.data.call as HandedCall;
+  const record = recordOf(root, mount);
   const { resume } = host;
   if (resume === undefined) throw new NydusError("ENOTSUP", "Cannot take mount over: its engine cannot");
   await using stack = new Closers();
+  let own: MountRecord | undefined;
+  stack.defer(() => own && removeRecord(root, own));
   const source = stack.use(await options.open());
   const mountOptions = mountOptionsOf(options, record, source);
   const owned = stack.move();
   return async () => {
     try {
       const session = await resume.call(host, mountOptions, mount);
-      const own = rewriteRecord(root, ownRecord({ ...record, ...session.kind, blobs: source.blobs ?? [] }, holder?.identity));
-      owned.defer(() => removeRecord(root, own));
+      const taken = { ...record, ...session.kind, blobs: source.blobs ?? [] };
+      own = rewriteRecord(root, ownRecord(taken, holder?.identity));
       return new Served({ options, mountOptions, source, record: own, session, owned });
     } catch (error) {
       await owned[Symbol.asyncDispose]();
       throw error;
     }
   };
+}
+
+/** As it is on disk, if it is: there it says more than what was handed over when the mount was made. */
+function recordOf(root: string, { data }: HandedMount): MountRecord {
+  const { record } = data.call as HandedCall;
+  const { state: _, ...found } = findRecord(root, record.mountpoint) ?? { ...record, state: undefined };
+  return found.startedAt === record.startedAt ? found : record;
 }
 
 function mountOptionsOf(options: HostedOptions, record: MountRecord, source: MountSource): MountOptions {
@@ -208,6 +225,10 @@ class Served implements ServedMount {
     if (session === undefined) return;
     this.session = session;
     this.#follow();
+  }
+
+  leave(): void {
+    this.#settle(Promise.resolve());
   }
 
   heldBy(holder: ProcessIdentity): void {

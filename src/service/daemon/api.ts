@@ -39,6 +39,8 @@ export interface MountBody {
 
 /** A {@link MountBody} that has been checked. */
 export interface MountCall {
+  /** What was checked: a successor of the daemon checks it again. */
+  readonly body: unknown;
   readonly image: ImageRequest;
   readonly shown: string;
   readonly mountpoint: string;
@@ -105,6 +107,7 @@ export function parseMountBody(value: unknown): MountCall {
   )
     throw bad("readTimeoutMs", "a number of milliseconds");
   return {
+    body: value,
     image: parseImage(body["image"]),
     shown: text(body["shown"], "shown"),
     mountpoint: absolute(body["mountpoint"], "mountpoint"),
@@ -125,6 +128,13 @@ function parsePrefetch(value: unknown = "image"): PrefetchChoice {
 function parseRate(value: unknown): number | undefined {
   if (value === undefined || (Number.isSafeInteger(value) && (value as number) > 0)) return value as number | undefined;
   throw bad("prefetchBytesPerSec", "a number of bytes");
+}
+
+/** The command of `POST /v1/upgrade`: `{command: [program, argument, …]}`. @throws EINVAL */
+export function parseUpgradeBody(value: unknown): readonly string[] {
+  const { command } = objectOf(value, "body", ["command"]);
+  if (!Array.isArray(command) || command.length === 0) throw bad("command", "a program and its arguments");
+  return command.map((word: unknown, i) => (i === 0 ? absolute(word, "command[0]") : text(word, `command[${i}]`)));
 }
 
 /** The mount point and `lazy` of `DELETE /v1/mounts?mountpoint=…&lazy=true`. @throws EINVAL */

@@ -59,6 +59,12 @@ export class DaemonClient {
     return ((await this.#json({ method: "POST", path: "/v1/stop" })) as { pid: number }).pid;
   }
 
+  /** Has the daemon give all mounts to one that the command starts. @throws EBUSY the old one goes on, and why */
+  async upgrade(command: readonly string[]): Promise<{ readonly pid: number; readonly from: number }> {
+    const answer = await this.#json({ method: "POST", path: "/v1/upgrade", body: { command } });
+    return answer as { pid: number; from: number };
+  }
+
   /** Whether a daemon answers and is not about to end. */
   async isServing(): Promise<boolean> {
     try {

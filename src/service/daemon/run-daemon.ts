@@ -1,15 +1,16 @@
-import { chmodSync, rmSync } from "node:fs";
+import { rmSync } from "node:fs";
 import type { Server } from "node:http";
-import { NydusError } from "../../base/errors.ts";
+import { formatError, NydusError } from "../../base/errors.ts";
+import { type HandedEntry, HolderClient } from "../../operation/mount/holder-client.ts";
 import { readinessReporter } from "../../operation/mount/readiness.ts";
 import { atExit, type EndSignals, SIGNAL_GRACE_MS } from "../../operation/mount/serve.ts";
 import { type SignalWatch, watchSignals } from "../../os/signals.ts";
 import { DaemonClient } from "./client.ts";
 import { Daemon } from "./daemon.ts";
-import { lockDaemon } from "./daemon-lock.ts";
+import { type DaemonLock, lockDaemon, lockOf } from "./daemon-lock.ts";
 import { DaemonLog } from "./daemon-log.ts";
 import { daemonPaths } from "./paths.ts";
-import { listenOn } from "./server.ts";
+import { listenOn, type ServerControl } from "./server.ts";
 
 /** What {@link runDaemon} needs. */
 export interface RunOptions {
@@ -18,13 +19,14 @@ export interface RunOptions {
   /** Of this program. */
   readonly version: string;
   readonly threads?: number | undefined;
+  /** Starts a successor, should it die while it serves mounts. */
+  readonly command?: readonly string[] | undefined;
   /** It ends when nothing has been mounted for so long. */
   readonly idleMs: number;
 }
 
 /** Nobody but the owner of the state directory may touch its files, or ask its daemon. */
 const UMASK = 0o077;
-const SOCKET_MODE = 0o600;
 
 /**
  * Is the daemon of a state directory until it is idle, told to stop or gets a signal; then unmounts everything, as
@@ -46,22 +48,57 @@ async function run(options: RunOptions, ready: (value: unknown) => void): Promis
   const paths = daemonPaths(root);
   process.umask(UMASK);
   using signals = watchSignals();
-  const client = new DaemonClient(root);
-  using _lock = await lockDaemon(root, () => client.isServing());
+  const predecessor = await takeOver(options);
+  const holder = predecessor?.client ?? new HolderClient(options);
+  using lock = predecessor?.lock ?? (await lockDaemon(root, () => new DaemonClient(root).isServing()));
   using log = new DaemonLog(paths.log);
-  const daemon = new Daemon({ ...options, log });
-  using _exit = atExit(() => daemon.leaveNothing());
+  const daemon = new Daemon({ ...options, log, holder });
+  holder.onReplaced((identity) => daemon.heldBy(identity));
+  holder.onFailure((error) => log.write(`there is no failover from now on: ${formatError(error)}`));
+  holder.holdAlong({ key: LOCK_KEY, version: 1, plan: { kind: "none" }, data: undefined }, lock.fd);
+  // Who ends by a failure leaves its mounts to a successor.
+  using _exit = atExit(() => holder.hasSuccessor || daemon.leaveNothing());
   const stop = new StopSignals(signals);
-  const server = await listenOn(paths.socket, daemon, { stop: () => stop.stop() });
-  chmodSync(paths.socket, SOCKET_MODE);
+  // All or nothing, while the predecessor can still go on.
+  if (predecessor?.isUpgrade === true) await daemon.resume(predecessor.entries, true);
+  const upgrade: ServerControl["upgrade"] = (command) => daemon.handOver(command);
+  const server = await listenOn(paths.socket, daemon, { stop: () => stop.stop(), upgrade });
   log.write(`${version} serves ${root}, process ${process.pid}; ends after ${idleMs} ms without a mount`);
   ready({ pid: process.pid });
-  await Promise.race([daemon.idle, stop.asked]);
+  if (predecessor !== undefined) await finishTakeover(daemon, predecessor);
+  await Promise.race([daemon.idle, stop.asked, daemon.handedOver]);
   // From here on who wants a mount is told so, and starts a successor, which waits for the lock.
   await daemon.end(stop, SIGNAL_GRACE_MS);
+  if (!daemon.isHandedOver) {
+    await holder.close();
+    rmSync(paths.socket, { force: true });
+  }
   await closeServer(server);
-  rmSync(paths.socket, { force: true });
   log.write(`process ${process.pid} has ended`);
+}
+
+/** The lock is held too: while a successor is on its way, nobody else becomes the daemon. */
+const LOCK_KEY = "lock:";
+
+interface Predecessor {
+  readonly client: HolderClient;
+  readonly entries: readonly HandedEntry[];
+  readonly isUpgrade: boolean;
+  readonly lock: DaemonLock | undefined;
+}
+
+/** What the daemon before this one has left, if this one was started by its holder. */
+async function takeOver(options: RunOptions): Promise<Predecessor | undefined> {
+  const adopted = await HolderClient.adopt(options);
+  const fd = adopted?.client.entry(LOCK_KEY)?.fd;
+  return adopted && { ...adopted, lock: fd === undefined ? undefined : lockOf(fd) };
+}
+
+async function finishTakeover(daemon: Daemon, { client, entries, isUpgrade }: Predecessor): Promise<void> {
+  if (!isUpgrade) await daemon.resume(entries, false);
+  client.resumed();
+  // The holder is of the version before.
+  if (isUpgrade) client.replace();
 }
 
 /** Signals of the process and requests to stop, as one. */

@@ -1,9 +1,11 @@
-import { rmSync } from "node:fs";
+import { chmodSync, renameSync, rmSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { asNydusError, ERROR_CODES, NydusError } from "../../base/errors.ts";
-import { API_HEADER, BODY_LIMIT_BYTES, type ErrorBody, parseMountBody, parseUmountQuery } from "./api.ts";
+import { API_HEADER, BODY_LIMIT_BYTES, type ErrorBody, parseMountBody, parseUmountQuery, parseUpgradeBody } from "./api.ts";
 import type { Daemon } from "./daemon.ts";
 import { withSocketAddress } from "./paths.ts";
+
+const SOCKET_MODE = 0o600;
 
 /** What a route gets. */
 interface Asked {
@@ -22,6 +24,8 @@ type Route = (daemon: Daemon, asked: Asked, control: ServerControl) => Promise<G
 export interface ServerControl {
   /** Ends the daemon; a second call takes mounts from their readers. */
   stop(): void;
+  /** Gives all mounts to a daemon that the command starts. @returns its pid @throws EBUSY this one goes on */
+  upgrade(command: readonly string[]): Promise<number>;
 }
 
 /** The whole API. */
@@ -41,6 +45,11 @@ const ROUTES: Readonly<Record<string, Route>> = {
     control.stop();
     return { json: { pid: process.pid } };
   },
+  "POST /v1/upgrade": async (daemon, { request }, control) => {
+    daemon.checkApi(headerOf(request, API_HEADER));
+    const pid = await control.upgrade(parseUpgradeBody(await readJson(request)));
+    return { json: { pid, from: process.pid } };
+  },
   "GET /metrics": async (daemon) => ({
     text: await daemon.metrics(),
     type: "text/plain; version=0.0.4; charset=utf-8",
@@ -49,21 +58,24 @@ const ROUTES: Readonly<Record<string, Route>> = {
 
 /**
  * Serves the API on a unix socket; a socket that a dead daemon has left is replaced.
- * @param path of the socket; who may connect is the affair of the process's umask
+ * @param path of the socket: there is one at any time, the old one or the new one
  */
 export async function listenOn(path: string, daemon: Daemon, control: ServerControl): Promise<Server> {
   const server = createServer((request, response) => {
     void answer(daemon, control, { request, response });
   });
-  rmSync(path, { force: true });
+  const staged = `${path}.new`;
+  rmSync(staged, { force: true });
   await withSocketAddress(
-    path,
+    staged,
     (address) =>
       new Promise<void>((resolve, reject) => {
         server.once("error", reject);
         server.listen(address, () => resolve());
       }),
   );
+  chmodSync(staged, SOCKET_MODE);
+  renameSync(staged, path);
   return server;
 }
 

@@ -48,7 +48,10 @@ async function startOnce({ root, client, command }: DaemonStart): Promise<boolea
   try {
     if (canLock() && !tryLock(fd, starting)) return false;
     if (await client.isServing()) return true;
-    await startInBackground(command, log);
+    await startInBackground(command, log).catch(async (error) => {
+      // While this one waited for the lock another has come: a successor of one that had died.
+      if (!(await client.isServing())) throw error;
+    });
     return true;
   } finally {
     closeSync(fd);
