@@ -30,7 +30,7 @@ export interface TraceLine {
 /** What an {@link AccessTrace} is made of. */
 export interface AccessTraceOptions {
   /** Closed by the caller, after the trace. */
-  readonly file: TraceFile;
+  readonly file: Pick<TraceFile, "append" | "clear">;
   readonly source: {
     readonly bootstrap: MappedFile;
     readonly devices: readonly MountDevice[];
