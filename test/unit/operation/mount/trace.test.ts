@@ -73,18 +73,21 @@ describe("noted accesses", () => {
     const chunks = buildChunkTable(evenChunks(count * CHUNK, CHUNK));
     const trace = makeTraceMemory([chunks]);
     const url = new URL("../../../../src/operation/mount/trace-memory.ts", import.meta.url).href;
-    const start = new Int32Array(new SharedArrayBuffer(4));
+    const block = 500;
+    const arrived = new Int32Array(new SharedArrayBuffer((4 * count) / block));
     const code = `
       const { workerData } = require("node:worker_threads");
       import(${JSON.stringify(url)}).then(({ noteAccess }) => {
-        const { trace, chunks, nid, start } = workerData;
-        Atomics.add(start, 0, 1);
-        while (Atomics.load(start, 0) < 3);
-        for (let at = 0; at < ${count * CHUNK}; at += ${CHUNK}) {
-          noteAccess({ trace, slot: 1, chunks }, { start: at, end: at + ${CHUNK} }, nid);
+        const { trace, chunks, nid, arrived } = workerData;
+        for (let i = 0; i < ${count}; i++) {
+          if (i % ${block} === 0) {
+            Atomics.add(arrived, i / ${block}, 1);
+            while (Atomics.load(arrived, i / ${block}) < 2);
+          }
+          noteAccess({ trace, slot: 1, chunks }, { start: i * ${CHUNK}, end: (i + 1) * ${CHUNK} }, nid);
         }
       });`;
-    const workers = [1, 2, 3].map((nid) => new Worker(code, { eval: true, workerData: { trace, chunks, nid, start } }));
+    const workers = [1, 2].map((nid) => new Worker(code, { eval: true, workerData: { trace, chunks, nid, arrived } }));
     await Promise.all(workers.map((worker) => new Promise((resolve) => worker.once("exit", resolve))));
     noterOf(trace, chunks)(0, count * CHUNK);
     const seen = new Uint8Array(count);
