@@ -113,7 +113,7 @@ function daemonOf(home: DaemonHome): number {
   const found = processesOf(home.dir).filter((pid) => {
     try {
       const environment = readFileSync(`/proc/${pid}/environ`, "latin1");
-      return !environment.includes("NYDUS_PROCESS_ROLE=") && commandLine(pid).includes("daemon");
+      return !environment.includes("NYDUS_PROCESS_ROLE=") && commandLine(pid).includes(" daemon run ");
     } catch {
       return false;
     }
