@@ -37,9 +37,8 @@ export class Filler {
     using file = lendFile(source);
     if (file === undefined) return await this.#land(flight, await this.#fetch(flight));
     const sizeBytes = range.end - range.start;
-    const failures = await this.#land(flight, { fd: file.fd, position: file.start + range.start, sizeBytes });
-    flight.account?.onFetched(flight.lane, sizeBytes);
-    return failures;
+    flight.account?.onFetched(flight.lane, sizeBytes); // before a reader is told of the first chunks
+    return await this.#land(flight, { fd: file.fd, position: file.start + range.start, sizeBytes });
   }
 
   async #fetch(flight: Flight): Promise<Uint8Array> {
