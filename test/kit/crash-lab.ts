@@ -45,6 +45,8 @@ export interface CrashResult {
 }
 
 const SIGBUS = 7;
+/** Deaths in a row for which a daemon is replaced: more than there are, since they come faster than by default. */
+const FAILOVER_CRASHES = "1000";
 const STOP_MS = 5_000;
 const FIRST_HARM_MS = 400;
 const RECOVERY_LIMIT_MS = 60_000;
@@ -73,6 +75,7 @@ export function complaintsOf(options: CrashOptions, result: CrashResult): string
 
 /** Mounts an image with an empty cache, has it read by many, and does harm to the daemon meanwhile. */
 export async function crashRound(options: CrashOptions): Promise<CrashResult> {
+  process.env["NYDUS_FAILOVER_CRASHES"] = FAILOVER_CRASHES;
   await using disk = options.harm === "full" ? makeSmallDisk() : undefined;
   const home = new DaemonHome("60s", disk?.mountpoint);
   const { image, engine, readTimeoutMs } = options;
