@@ -209,7 +209,7 @@ class FuseSession implements MountSession, ThreadListener {
     this.#fd = fd;
     this.#minor = minor;
     this.#serve(fd, shared);
-    if (!resendFuseRequests(fd) && mount.data["journal"] === undefined) {
+    if (mount.data["journal"] === undefined && !resendFuseRequests(fd)) {
       this.#report(new NydusError("EIO", "Reads may hang that were under way: the kernel does not send them again"));
     }
     this.#hold(fd, minor);

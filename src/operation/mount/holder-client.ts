@@ -112,7 +112,10 @@ export class HolderClient {
    */
   hold(entry: HeldEntry, fd?: number): void {
     const known = this.#entries.get(entry.key);
-    if (known !== undefined) return this.#holdAgain(known, fd);
+    if (known !== undefined) {
+      this.#holdAgain(known, entry, fd);
+      return;
+    }
     const held = { entry, fd, users: 1, isAdopted: false };
     this.#entries.set(entry.key, held);
     try {
@@ -130,9 +133,13 @@ export class HolderClient {
     else this.#entries.set(entry.key, { entry, fd, users: 1, isAdopted: false });
   }
 
-  /** A descriptor that has come from the holder gives way to the one that is used. */
-  #holdAgain(known: Held, fd: number | undefined): void {
+  /** A descriptor that has come from the holder gives way to the one that is used; what is said of it may be new. */
+  #holdAgain(known: Held, entry: HeldEntry, fd: number | undefined): void {
     known.users++;
+    if (JSON.stringify(entry) !== JSON.stringify(known.entry)) {
+      known.entry = entry;
+      this.#send({ do: "hold", entry });
+    }
     if (!known.isAdopted || fd === undefined) return;
     if (known.fd !== undefined && known.fd !== fd) closeSync(known.fd);
     known.fd = fd;
