@@ -75,9 +75,8 @@ export function complaintsOf(options: CrashOptions, result: CrashResult): string
 
 /** Mounts an image with an empty cache, has it read by many, and does harm to the daemon meanwhile. */
 export async function crashRound(options: CrashOptions): Promise<CrashResult> {
-  process.env["NYDUS_FAILOVER_CRASHES"] = FAILOVER_CRASHES;
   await using disk = options.harm === "full" ? makeSmallDisk() : undefined;
-  const home = new DaemonHome("60s", disk?.mountpoint);
+  const home = new DaemonHome("60s", disk?.mountpoint, { NYDUS_FAILOVER_CRASHES: FAILOVER_CRASHES });
   const { image, engine, readTimeoutMs } = options;
   const random = new Random(options.seed);
   const mountpoint = home.mountpoint("m");

@@ -16,11 +16,12 @@ export class DaemonHome implements AsyncDisposable {
   /**
    * @param idle as NYDUS_DAEMON_IDLE
    * @param parent where its directory is made
+   * @param env other variables of the executable
    */
-  constructor(idle = "60s", parent = tmpdir()) {
+  constructor(idle = "60s", parent = tmpdir(), env: Readonly<Record<string, string>> = {}) {
     this.dir = mkdtempSync(join(parent, "nydus-daemon-"));
     this.root = join(this.dir, "root");
-    this.#env = { ...(process.env as Record<string, string>), NYDUS_DAEMON_IDLE: idle };
+    this.#env = { ...env, NYDUS_DAEMON_IDLE: idle };
   }
 
   image(name: string, options: SyntheticOptions): SyntheticImage {
@@ -41,7 +42,8 @@ export class DaemonHome implements AsyncDisposable {
   }
 
   async nydus(...args: string[]): Promise<CommandResult> {
-    return await run("env", `NYDUS_DAEMON_IDLE=${this.#env["NYDUS_DAEMON_IDLE"]}`, ...this.command(...args));
+    const settings = Object.entries(this.#env).map(([name, value]) => `${name}=${value}`);
+    return await run("env", ...settings, ...this.command(...args));
   }
 
   /** Standard output of the executable, which must succeed. */
