@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { findMount } from "../../src/os/mount.ts";
 import { DaemonHome } from "../kit/daemon.ts";
 import { canMountErofs } from "../kit/erofs-lab.ts";
@@ -96,7 +96,7 @@ async function metrics(): Promise<(name: string, labels?: string) => number> {
 
 describe.skipIf(!canFuse).each(ENGINES)("nydus mount --engine %s --trace", (engine) => {
   test("lists files in the order in which they are read first, where they lie in the blob", async () => {
-    await mount("--engine", engine, "--trace", traceFile);
+    await mount("--engine", engine, "--trace", relative(process.cwd(), traceFile));
     const order = [2001, 7, 1500, 8, 2499, 0];
     await readFiles([...order, 7, 2001]);
     await shell(`ls -lR ${mountpoint} > /dev/null`);
