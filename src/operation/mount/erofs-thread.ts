@@ -80,6 +80,11 @@ const BATCH = 64;
 const EVENTS_PER_COLLECTION = 1024;
 const TICK_MS = 1_000;
 
+/** A file with this thread's part of its counters. */
+interface CountedFile extends WatchedFile {
+  readonly count: Counters;
+}
+
 interface Pending {
   readonly id: number;
   readonly ticket: SlotTicket;
@@ -94,7 +99,7 @@ class ErofsThreadLoop {
   readonly #slots: EventSlots;
   readonly #buffer = eventBuffer(BATCH);
   /** By inode number; of several file systems. */
-  readonly #files = new Map<number, WatchedFile[]>();
+  readonly #files = new Map<number, CountedFile[]>();
   #pending: Pending[] = [];
   #served = 0;
   #polls = true;
@@ -147,7 +152,7 @@ class ErofsThreadLoop {
         else this.#files.delete(ino);
       }
       if (order.kind === "watch") {
-        const { file } = order;
+        const file = { ...order.file, count: new Counters(order.file.counters, 0) };
         this.#files.set(file.ino, [...(this.#files.get(file.ino) ?? []), file]);
       }
       this.#post({ kind: "done", order: order.order });
@@ -199,20 +204,20 @@ class ErofsThreadLoop {
     if (range === undefined) return this.#refuse(file.id, "the kernel does not say which bytes", 0);
     for (const device of file.traced) noteAccess(device, range, undefined);
     const state = rangeState(file.images, range);
-    const counters = new Counters(file.counters, 0);
-    counters.add("requests", 1);
+    const { count } = file;
+    count.add("requests", 1);
     if (state === "missing") return this.#hand(file, eventFd, range);
     if (state === "foreign") {
-      counters.add("errors", 1);
+      count.add("errors", 1);
       return this.#refuse(file.id, "no chunk of the image holds some of these bytes", range.start);
     }
     if (file.images.every(({ chunks }) => range.start >= dataEnd(chunks))) {
       Atomics.store(file.beyond, 0, Atomics.load(file.beyond, 0) + 1);
       return 0;
     }
-    counters.add("readyReads", 1);
-    counters.add("readBytes", range.end - range.start);
-    counters.add("readySec", (performance.now() - start) / 1000);
+    count.add("readyReads", 1);
+    count.add("readBytes", range.end - range.start);
+    count.add("readySec", (performance.now() - start) / 1000);
     return 0;
   }
 
