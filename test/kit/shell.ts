@@ -7,7 +7,12 @@ export interface CommandResult {
 
 /** Runs a command without blocking this thread: it may wait for a mount that this very process serves. */
 export async function run(...command: string[]): Promise<CommandResult> {
-  const child = Bun.spawn(command, { stdin: "ignore", stdout: "pipe", stderr: "pipe" });
+  const child = Bun.spawn(command, {
+    env: process.env,
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+  });
   const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
   return { stdout, stderr, status: await child.exited };
 }

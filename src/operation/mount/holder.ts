@@ -270,7 +270,7 @@ class Holder {
 
   #start(command: readonly string[], isUpgrade: boolean): void {
     if (this.#candidate !== undefined) return this.#tellOwner({ do: "failed", why: "another upgrade is under way" });
-    const child = spawnSuccessor(command);
+    const child = isUpgrade && !existsSync(command[0] ?? "") ? undefined : spawnSuccessor(command);
     if (child === undefined) {
       log(`cannot start ${command[0]}`);
       if (isUpgrade) this.#tellOwner({ do: "failed", why: `cannot start ${command[0]}` });
