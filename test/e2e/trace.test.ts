@@ -45,10 +45,10 @@ async function mount(...flags: string[]): Promise<void> {
   await home.mount(image, mountpoint, ...flags);
 }
 
-/** Ends the mount and what it traced. */
-async function endMount(): Promise<void> {
+/** Ends the mount and what it traced. @param others mounts that are left */
+async function endMount(others = 0): Promise<void> {
   await home.ok("umount", mountpoint);
-  for (let waited = 0; readdirSync(join(home.root, "mounts")).length > 0 && waited < 10_000; waited += 20) {
+  for (let waited = 0; readdirSync(join(home.root, "mounts")).length > others && waited < 10_000; waited += 20) {
     await Bun.sleep(20);
   }
 }
@@ -164,6 +164,18 @@ describe.skipIf(!canFuse).each(ENGINES)("nydus mount --engine %s --trace", (engi
     const { status, stderr } = await home.nydus("mount", "--engine", engine, "--trace", traceFile, ...other);
     expect([status, stderr]).toEqual([11, expect.stringContaining("another mount writes there")]);
   });
+});
+
+test.skipIf(!ENGINES.includes("erofs"))("a trace by erofs sees what another mount of the same blob reads", async () => {
+  const other = home.mountpoint("b");
+  await mount("--engine", "erofs", "--trace", traceFile);
+  await home.mount(image, other, "--engine", "erofs");
+  await shell(`cat ${join(other, image.pathOf(5))} > /dev/null`);
+  await readFiles([5, 6]); // the first is accessed already
+  await endMount(1);
+  expect(withoutTimes(linesOf())).toEqual(wanted([5, 6]));
+  await shell(`cat ${join(other, image.pathOf(7))} > /dev/null`);
+  expect(linesOf().length).toBe(2);
 });
 
 describe.skipIf(!canFuse).each(ENGINES)("metrics of a mount by %s", (engine) => {

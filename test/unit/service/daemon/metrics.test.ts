@@ -6,6 +6,7 @@ import { FetchMeter } from "../../../../src/content/cache/fetch-meter.ts";
 import { Counters, makeCounters, sumCounters } from "../../../../src/operation/mount/session-counters.ts";
 import { formatMetrics, type MetricsInput } from "../../../../src/service/daemon/metrics.ts";
 
+/** Any Python that has prometheus_client. */
 const PYTHON = process.env["NYDUS_TEST_PROMETHEUS_PYTHON"] ?? "python3";
 const hasParser = spawnSync(PYTHON, ["-c", "import prometheus_client"]).status === 0;
 const MOUNTPOINT = '/mnt/a "quoted"\\path\nwith a line';
