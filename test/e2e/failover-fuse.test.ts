@@ -127,7 +127,8 @@ describe.skipIf(!canMount)("kill -9 of the daemon", () => {
     const killed = await home.pid();
     process.kill(killed, "SIGKILL");
     await untilGone(killed);
-    reader.stdin.end("\n");
+    reader.stdin.write("\n");
+    await reader.stdin.end();
     expect(Buffer.from(await new Response(reader.stdout).arrayBuffer()).equals(image.contentOf(0))).toBe(true);
     await until("the end of the mount", async () => (await listMounts(home)).length === 0);
     expect(descriptorsOf(await home.pid())).toEqual([]);

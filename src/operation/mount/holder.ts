@@ -142,7 +142,10 @@ class Holder {
     while (peer !== undefined && this.#end === "no") {
       const message = peer.reader.next();
       if (message === "none") return;
-      if (message === "closed") return this.#onClosed(peer);
+      if (message === "closed") {
+        this.#onClosed(peer);
+        return;
+      }
       if (peer === this.#owner) this.#silence.heard();
       const order = decodeMessage<HolderOrder>(message.text);
       if (order?.do === "hold") this.#hold(order, message.text, message.fd);
@@ -189,9 +192,11 @@ class Holder {
   }
 
   #handOver(): void {
-    if (this.#candidate === undefined) return this.#tellOwner({ do: "failed", why: "the successor has ended" });
-    this.#candidate.hasEntries = true;
-    this.#sendEntries(this.#candidate);
+    if (this.#candidate === undefined) this.#tellOwner({ do: "failed", why: "the successor has ended" });
+    else {
+      this.#candidate.hasEntries = true;
+      this.#sendEntries(this.#candidate);
+    }
   }
 
   #onResumed(peer: Peer): void {
@@ -238,10 +243,11 @@ class Holder {
 
   #onCandidateGone({ isUpgrade }: Candidate): void {
     this.#candidate = undefined;
-    if (!isUpgrade) return this.#restart();
-    log("the successor has ended before it served: no upgrade");
-    if (this.#owner === undefined) return this.#restart();
-    this.#tellOwner({ do: "failed", why: "the successor has ended; the log says why" });
+    if (!isUpgrade || this.#owner === undefined) this.#restart();
+    else {
+      log("the successor has ended before it served: no upgrade");
+      this.#tellOwner({ do: "failed", why: "the successor has ended; the log says why" });
+    }
   }
 
   #onOwnerGone(): void {
@@ -269,7 +275,10 @@ class Holder {
   }
 
   #start(command: readonly string[], isUpgrade: boolean): void {
-    if (this.#candidate !== undefined) return this.#tellOwner({ do: "failed", why: "another upgrade is under way" });
+    if (this.#candidate !== undefined) {
+      this.#tellOwner({ do: "failed", why: "another successor is under way" });
+      return;
+    }
     const child = isUpgrade && !existsSync(command[0] ?? "") ? undefined : spawnSuccessor(command);
     if (child === undefined) {
       log(`cannot start ${command[0]}`);
