@@ -14,7 +14,7 @@ import { sweepKeptMetas } from "../../operation/image/open-kept-meta.ts";
 import type { PrefetchChoice } from "../../operation/image/prefetch.ts";
 import { MOUNT_DEFAULTS } from "../../operation/mount/engine.ts";
 import { DEFAULT_ENGINE } from "../../operation/mount/engines.ts";
-import { findRecord, isOurMount, type MountRecord, removeRecord } from "../../operation/mount/mount-record.ts";
+import { findRecord, isLost, isOurMount, type MountRecord, removeRecord } from "../../operation/mount/mount-record.ts";
 import { MNT_DETACH, resolveMountpoint, unmount } from "../../os/mount.ts";
 import type { MountBody } from "../daemon/api.ts";
 import { DaemonClient } from "../daemon/client.ts";
@@ -50,6 +50,8 @@ const STACKED_MAX = 8;
 /** How long a server may take to let go of what has been unmounted, and how often to look. */
 const RELEASE_MS = 2_000;
 const RELEASE_POLL_MS = 10;
+/** How long a mount may be without a server until another one serves it. */
+const RECOVERY_MS = 60_000;
 /** A server that says nothing for so long is not dead, but hung. */
 const ANSWER_MS = 2_000;
 
@@ -111,6 +113,7 @@ export class DaemonMounts implements ImageMounts {
   async #mountUnlessThere(image: SnapshotImage, signal: AbortSignal): Promise<void> {
     const { root, command } = this.#options;
     const { mountpoint } = image;
+    await this.#untilRecovered(mountpoint, signal);
     if (this.isMounted(mountpoint)) return;
     this.#clear(mountpoint);
     mkdirSync(mountpoint, { recursive: true, mode: 0o755 });
@@ -125,12 +128,22 @@ export class DaemonMounts implements ImageMounts {
     }
   }
 
+  /** A mount whose server has died is served again in a moment, or lost. */
+  async #untilRecovered(path: string, signal: AbortSignal): Promise<void> {
+    const mountpoint = resolvedOrUndefined(path);
+    for (let waited = 0; mountpoint !== undefined && waited < RECOVERY_MS; waited += RELEASE_POLL_MS) {
+      if (findRecord(this.#options.root, mountpoint)?.state !== "recovering") return;
+      signal.throwIfAborted();
+      await sleep(RELEASE_POLL_MS);
+    }
+  }
+
   /** Takes mounts away whose server is gone; containers that still use one keep it, and it goes with them. */
   #clear(path: string): void {
     const mountpoint = resolvedOrUndefined(path);
     for (let i = 0; mountpoint !== undefined && i < STACKED_MAX && isOurMount({ mountpoint }); i++) {
       const record = findRecord(this.#options.root, mountpoint);
-      if (record !== undefined && record.state !== "dead") return;
+      if (record !== undefined && !isLost(record.state)) return;
       unmount(mountpoint, MNT_DETACH);
       if (record !== undefined) removeRecord(this.#options.root, record);
       this.#options.log(`took a dead mount away from ${JSON.stringify(mountpoint)}`);
@@ -184,7 +197,7 @@ export class DaemonMounts implements ImageMounts {
     const mountpoint = resolvedOrUndefined(path);
     for (let i = 0; mountpoint !== undefined && i < STACKED_MAX && isOurMount({ mountpoint }); i++) {
       const record = findRecord(this.#options.root, mountpoint);
-      const isDead = record?.state === "dead" || (record === undefined && !(await answers(mountpoint)));
+      const isDead = isLost(record?.state) || (record === undefined && !(await answers(mountpoint)));
       if (unmount(mountpoint, isDead ? MNT_DETACH : 0) === "busy") {
         throw new NydusError("EBUSY", "Cannot unmount: files are open there", { path: mountpoint });
       }
