@@ -27,7 +27,8 @@ export const mountsCommand = nydusCommand({
   description: `List the mounts and the processes that serve them
 
 STATE is "serving"; "starting" until the mount answers; "detached" once it is unmounted while files are still open;
-"dead" where the process was killed ('nydus umount' takes such a mount away). --json adds what the daemon has counted.`,
+"recovering" while another process is on its way for one that has died; "dead" where none will come, and "poisoned" where
+that may have shown zeros to readers ('nydus umount' takes both away). --json adds what the daemon has counted.`,
   args: {},
   async run(_, context) {
     const mounts = listMounts(context.root);
