@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { DaemonHome, memoryOf } from "../test/kit/daemon.ts";
 import { isBuilt } from "../test/kit/program.ts";
@@ -15,14 +15,36 @@ export function mountMissing(): string | undefined {
   return existsSync("/dev/fuse") ? undefined : "there is no /dev/fuse";
 }
 
-/** Mounts an image of so many files, lists it, and prints what that took. @returns whether it was within the limits */
+/** How the image is mounted, one after the other. The first time `auto` takes FUSE, and checks the bootstrap meanwhile. */
+const ROUNDS = ["auto", "erofs", "fuse"] as const;
+/** How long that check may take. */
+const CHECK_TIMEOUT_MS = 60_000;
+
+/**
+ * Mounts an image of so many files by each engine, lists it, and prints what that took.
+ * @returns whether it was within the limits
+ */
 export async function mountManyFiles(files: number): Promise<boolean> {
   await using home = new DaemonHome();
   await makeImage(home.dir, files);
-  const at = home.mountpoint("a");
   await shell("sync"); // what was written just now is not to be paid for by the mount
+  let isGood = true;
+  for (const engine of ROUNDS) {
+    if (engine === "erofs" && !(await untilChecked(home))) {
+      console.log("erofs: not measured, auto has not had the bootstrap checked: EROFS does not work here");
+      continue;
+    }
+    isGood = (await measure(home, engine, files)) && isGood;
+    await home.ok("daemon", "stop");
+  }
+  return isGood;
+}
+
+async function measure(home: DaemonHome, engine: (typeof ROUNDS)[number], files: number): Promise<boolean> {
+  const at = home.mountpoint("a");
   const begin = performance.now();
-  await home.ok("mount", "--bootstrap", join(home.dir, "image.boot"), "--blob-dir", join(home.dir, "blobs"), at);
+  const image = ["--bootstrap", join(home.dir, "image.boot"), "--blob-dir", join(home.dir, "blobs")];
+  await home.ok("mount", "--engine", engine, ...image, at);
   const seconds = (performance.now() - begin) / 1000;
   const pid = await home.pid();
   const mounted = memoryOf(pid, "RssAnon");
@@ -30,13 +52,24 @@ export async function mountManyFiles(files: number): Promise<boolean> {
   const found = Number(await shell(`find ${at} -type f -printf '%s\\n' | wc -l`));
   const listSeconds = (performance.now() - listing) / 1000;
   const listed = memoryOf(pid, "RssAnon");
-  console.log(`${files} files: mounted in ${seconds.toFixed(2)} s (below ${LIMITS.seconds} s wanted)`);
+  const kind = JSON.parse(await home.ok("mounts", "--json")) as readonly { readonly engine: string }[];
+  const name = kind[0]?.engine === engine ? engine : `${engine} (${kind[0]?.engine})`;
+  console.log(`${name}: ${files} files mounted in ${seconds.toFixed(2)} s (below ${LIMITS.seconds} s wanted)`);
   console.log(
-    `anonymous memory: ${mib(mounted)} mounted, ${mib(listed)} listed (below ${mib(LIMITS.anonymousKib)} wanted)`,
+    `  anonymous memory: ${mib(mounted)} mounted, ${mib(listed)} listed (below ${mib(LIMITS.anonymousKib)} wanted)`,
   );
-  console.log(`${found} files listed in ${listSeconds.toFixed(1)} s`);
+  console.log(`  ${found} files listed in ${listSeconds.toFixed(1)} s`);
   const isSmall = mounted < LIMITS.anonymousKib && listed < LIMITS.anonymousKib;
   return seconds < LIMITS.seconds && isSmall && found === files;
+}
+
+/** Whether the check of the bootstrap that the first mount has begun is done. */
+async function untilChecked({ root }: DaemonHome): Promise<boolean> {
+  for (let waited = 0; waited < CHECK_TIMEOUT_MS; waited += 100) {
+    if (existsSync(join(root, "checked")) && readdirSync(join(root, "checked")).length > 0) return true;
+    await Bun.sleep(100);
+  }
+  return false;
 }
 
 function mib(kib: number): string {

@@ -39,7 +39,7 @@ const SOAKS: Readonly<Record<string, Soak>> = {
   },
   files: {
     usage: "files [COUNT]",
-    meaning: "mount and list an image of COUNT (1000000) files: seconds, and memory of the daemon's own",
+    meaning: "mount and list an image of COUNT (1000000) files by each engine: seconds, and memory of the daemon's own",
     run: soakFiles,
   },
 };

@@ -1,4 +1,4 @@
-import { closeSync, existsSync, readdirSync, readSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, readdirSync, readSync, writeFileSync } from "node:fs";
 import { NydusError } from "../base/errors.ts";
 import { errnoName, hasLibc, libc, systemFailure } from "./syscall.ts";
 
@@ -27,6 +27,15 @@ export interface ErofsMountOptions {
   readonly dev: boolean;
   /** Let programs be run. */
   readonly exec: boolean;
+  /** Called when the file system is there, and nobody can see it yet; what it throws ends it. */
+  readonly onMade?: ((made: MadeErofs) => void) | undefined;
+}
+
+/** A file system that has been made. */
+export interface MadeErofs {
+  readonly names: SuperblockNames;
+  /** Of its device number, as in mountinfo. */
+  readonly minor: number;
 }
 
 /** Names by which a mounted file system is known to live; empty where the kernel does not tell. */
@@ -34,10 +43,10 @@ export type SuperblockNames = readonly string[];
 
 /**
  * Mounts an EROFS image from files by the kernel's driver: one call a device, so that any number of them fits.
- * @returns names for {@link isSuperblockAlive}
+ * @returns names for {@link isSuperblockAlive}, and its device number
  * @throws ENOTSUP no EROFS, or not from files; EPERM; what the driver says of the image
  */
-export function mountErofs(options: ErofsMountOptions): SuperblockNames {
+export function mountErofs(options: ErofsMountOptions): MadeErofs {
   if (!hasLibc()) throw new NydusError("ENOTSUP", "Cannot mount EROFS: this runtime has no way to");
   const place = { path: options.mountpoint };
   const { errno, fd: context } = libc().fsOpen("erofs");
@@ -49,13 +58,23 @@ export function mountErofs(options: ErofsMountOptions): SuperblockNames {
   try {
     configure(context, options);
     mountFd = createMount(context, options);
+    const made = {
+      names: superblockNames().filter((name) => !before.has(name)),
+      minor: minorOf(fstatSync(mountFd).dev),
+    };
+    options.onMade?.(made);
     const moved = libc().moveMount(mountFd, options.mountpoint);
     if (moved !== 0) throw systemFailure(moved, "mount (move_mount)", place);
-    return superblockNames().filter((name) => !before.has(name));
+    return made;
   } finally {
     if (mountFd !== undefined) closeSync(mountFd);
     closeSync(context);
   }
+}
+
+/** As the kernel encodes a device number for user space. */
+function minorOf(dev: number): number {
+  return (dev % 256) + (Math.floor(dev / 2 ** 20) % 2 ** 12) * 256;
 }
 
 function configure(context: number, { imageFd, deviceFds, mountpoint }: ErofsMountOptions): void {

@@ -55,7 +55,8 @@ export interface Libc {
   /** Takes note of children that have ended (waitpid(2) with WNOHANG), for a process whose event loop does not run. */
   reapChildren(): void;
   /** fcntl(2): another number for the same open file, closed on exec. */
-  duplicateFd(fd: number): FdResult;
+  /** @param least the lowest number that it may get; 0 unless given */
+  duplicateFd(fd: number, least?: number): FdResult;
   /** fcntl(2) with a struct flock, which it may change. */
   lockControl(fd: number, command: number, lock: Uint8Array): number;
   /** fanotify_init(2). */
@@ -287,7 +288,7 @@ function mountCalls(tools: ReturnType<typeof loadTools>): MountCalls {
     reapChildren: () => {
       while (call.waitpid(-1, null, WNOHANG) > 0);
     },
-    duplicateFd: (fd) => fdOf(call.fcntl(fd, F_DUPFD_CLOEXEC, 0)),
+    duplicateFd: (fd, least = 0) => fdOf(call.fcntl(fd, F_DUPFD_CLOEXEC, least)),
     lockControl: (fd, command, lock) => errnoOf(call.fcntl(fd, command, Number(ffi.ptr(lock)))),
     fanotifyInit: (flags, eventFlags) => fdOf(call.fanotify_init(flags, eventFlags)),
     fanotifyMark: ({ group, flags, mask, fd }) => errnoOf(call.fanotify_mark(group, flags, mask, fd, null)),

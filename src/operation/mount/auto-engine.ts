@@ -68,6 +68,7 @@ class AutoHost implements MountHost {
 
   /** Once a process. */
   async #erofsProbe(root = tmpdir()): Promise<ErofsProbe> {
+    await this.#erofs.ready;
     if (this.#erofs.isBroken) return { works: false, why: "it has failed" };
     this.#probe ??= probeErofs(this.#erofs, root).then((probe) => {
       this.#choice = `${probe.works ? "erofs" : "fuse"}: ${probe.why}`;

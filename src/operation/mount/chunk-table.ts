@@ -43,6 +43,20 @@ export function buildChunkTable(chunks: ChunkMap): ChunkTable {
   return table;
 }
 
+/** Bytes of each chunk in {@link coveringTable}. */
+const COVER_BYTES = 2 ** 31;
+
+/** A table of which every byte below `sizeBytes` is in some chunk. */
+export function coveringTable(sizeBytes: number): ChunkTable {
+  const count = Math.ceil(sizeBytes / COVER_BYTES);
+  const table = new Uint32Array(new SharedArrayBuffer(count * ROW * Uint32Array.BYTES_PER_ELEMENT));
+  for (let i = 0; i < count; i++) {
+    table[i * ROW] = (i * COVER_BYTES) / BLOCK_BYTES;
+    table[i * ROW + 1] = Math.min(COVER_BYTES, sizeBytes - i * COVER_BYTES);
+  }
+  return table;
+}
+
 /** Chunks in a table. */
 export function chunkCount(table: ChunkTable): number {
   return table.length / ROW;

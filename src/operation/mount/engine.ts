@@ -135,6 +135,8 @@ export interface MountHost extends AsyncDisposable {
   readonly isBroken: boolean;
   /** Which way it takes where it has a choice, and why, once that is known: a line. */
   readonly choice?: string | undefined;
+  /** Resolves when it can make mounts: a successor goes on with those that there are first. */
+  readonly ready?: Promise<void> | undefined;
   /** @returns when the mount answers @throws ENOENT, EINVAL, EBUSY mount point; EPERM; ENOTSUP no such way here */
   mount(options: MountOptions): Promise<MountSession>;
   /** Serves a mount that there is. @throws EFAULT it cannot go on; its readers get errors then */

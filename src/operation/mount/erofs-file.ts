@@ -5,9 +5,9 @@ import { asNydusError, NydusError } from "../../base/errors.ts";
 import { orAborted, throwIfAborted } from "../../content/store/abort.ts";
 import { type FanotifyGroup, markFile, unmarkFile } from "../../os/fanotify.ts";
 import { duplicate, forgetQuiet, keepQuiet, lockMarks, unlockMarks } from "../../os/quiet-file.ts";
-import { chunkCount, chunkTableOf } from "./chunk-table.ts";
-import type { MountDevice } from "./engine.ts";
-import { dataEnd, type FileChunks, firstMissing, missingRuns, rangeState } from "./erofs-ranges.ts";
+import { chunkCount, chunkTableOf, coveringTable } from "./chunk-table.ts";
+import { MOUNT_DEFAULTS, type MountDevice } from "./engine.ts";
+import { dataEnd, type FileChunks, firstMissing, missingRuns, type RangeState, rangeState } from "./erofs-ranges.ts";
 import type { WatchedFile } from "./erofs-thread.ts";
 import { Counters, makeCounters } from "./session-counters.ts";
 import type { TracedDevice } from "./trace-memory.ts";
@@ -70,10 +70,20 @@ export class MarkedFile {
 
   /** Has the kernel ask before it reads. The thread must know the file. @throws ENOTSUP; EBUSY as {@link probe} */
   mark(fd: number): void {
+    this.markAgain();
+    this.#probe(fd);
+  }
+
+  /** The same for who has not opened the file, but got a descriptor that asks nobody. @throws ENOTSUP */
+  markAgain(): void {
     if (!this.#isMarked) markFile(this.#group, this.fd);
     this.#isMarked = true;
     this.#marks++;
-    this.#probe(fd);
+  }
+
+  /** Whether a range may be read. */
+  stateOf(range: ByteRange): RangeState {
+    return rangeState(this.#data(), range);
   }
 
   /** Reading behind the data asks too: who would ask itself when it writes must not fill the file. */
@@ -170,6 +180,12 @@ export class MarkedFile {
     for (const { onError } of this.uses) onError(error);
   }
 
+  /** Closes the descriptors only: mark and lock are another process's. */
+  leave(): void {
+    forgetQuiet(this.fd);
+    closeSync(this.fd);
+  }
+
   /** Nobody reads it any more. */
   close(): void {
     try {
@@ -193,6 +209,15 @@ async function bringOne({ device, data }: FileUse, range: ByteRange, signal: Abo
 /** A device as a mount uses it. */
 export function useOf(device: MountDevice, rest: Pick<FileUse, "readTimeoutMs" | "onError" | "traced">): FileUse {
   return { device, data: { chunks: chunkTableOf(device.chunks), ready: device.ready }, ...rest };
+}
+
+/** Of a mount that nobody serves any more: all that no other mount has ready fails. @param fd of the data file */
+export function useOfLost(fd: number): FileUse {
+  const { size } = fstatSync(fd);
+  const chunks = coveringTable(size);
+  const ready = new Uint8Array(new SharedArrayBuffer(Math.ceil(chunkCount(chunks) / 8)));
+  const data = { chunks, ready };
+  return { device: undefined, data, readTimeoutMs: MOUNT_DEFAULTS.readTimeoutMs, onError: () => undefined };
 }
 
 /** Places for reads that wait for data, of one process. */

@@ -32,6 +32,7 @@ export class MarkedFiles {
   readonly #places = demandPlaces();
   readonly #timer: ReturnType<typeof setInterval>;
   #nextId = 1;
+  #mayUnmark = true;
 
   constructor(context: MarkContext) {
     this.#context = context;
@@ -39,12 +40,32 @@ export class MarkedFiles {
     this.#timer.unref();
   }
 
+  /** Whether marks may go: not while it is not known what all mounts need, or another process serves them. */
+  set mayUnmark(may: boolean) {
+    this.#mayUnmark = may;
+  }
+
+  all(): Iterable<MarkedFile> {
+    return this.#files.values();
+  }
+
+  /** Marks and locks are another process's from now on: nothing is undone any more. */
+  leave(): void {
+    this.close();
+    for (const file of this.#files.values()) file.leave();
+  }
+
   find(id: number): MarkedFile | undefined {
     return this.#byId.get(id);
   }
 
-  /** Has the kernel ask about a device's file from now on. @param fd of the device @throws as {@link MarkedFile} */
-  acquire(fd: number, use: FileUse): Promise<FileShare> {
+  /**
+   * Has the kernel ask about a device's file from now on.
+   * @param fd of the device
+   * @param isHanded the file is marked already, and `fd` from before that
+   * @throws as {@link MarkedFile}
+   */
+  acquire(fd: number, use: FileUse, isHanded = false): Promise<FileShare> {
     return this.#changes.hold(async () => {
       const { guardian, watch } = this.#context;
       const file = this.#fileOf(fd);
@@ -52,7 +73,8 @@ export class MarkedFiles {
       try {
         guardian.hold(file.fd, file.dataEnd);
         await watch.watch(file.watched());
-        file.mark(fd);
+        if (isHanded) file.markAgain();
+        else file.mark(fd);
       } catch (error) {
         await this.#remove({ file, use });
         throw error;
@@ -79,7 +101,7 @@ export class MarkedFiles {
   /** Takes marks away that are of no use any more. */
   unmarkComplete(): Promise<void> {
     return this.#changes.hold(async () => {
-      for (const file of this.#files.values()) await file.unmarkIfComplete();
+      for (const file of this.#files.values()) if (this.#mayUnmark) await file.unmarkIfComplete();
     });
   }
 
@@ -112,7 +134,8 @@ export class MarkedFiles {
     guardian.drop(file.fd);
     this.#files.delete(keyOf(file.fd));
     this.#byId.delete(file.id);
-    file.close();
+    if (this.#mayUnmark) file.close();
+    else file.leave(); // what another process has marked, or mounts that are not known yet need it
   }
 }
 

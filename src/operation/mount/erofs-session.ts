@@ -1,13 +1,27 @@
+import { fstatSync } from "node:fs";
 import { asNydusError, NydusError } from "../../base/errors.ts";
 import { ErofsReader } from "../../format/erofs/reader.ts";
-import { isSuperblockAlive, mountErofs, type SuperblockNames, setErofsReadAhead } from "../../os/erofs-mount.ts";
+import {
+  isSuperblockAlive,
+  type MadeErofs,
+  mountErofs,
+  type SuperblockNames,
+  setErofsReadAhead,
+} from "../../os/erofs-mount.ts";
 import { findMount, MNT_DETACH, MNT_FORCE, readMountInfo, unmount } from "../../os/mount.ts";
 import { checkForKernel } from "./bootstrap-check.ts";
 import { chunkTableOf } from "./chunk-table.ts";
-import { EROFS_TYPE, MOUNT_DEFAULTS, type MountOptions, type MountSession, type SessionStats } from "./engine.ts";
+import {
+  EROFS_TYPE,
+  type HandedMount,
+  MOUNT_DEFAULTS,
+  type MountOptions,
+  type MountSession,
+  type SessionStats,
+} from "./engine.ts";
 import { useOf } from "./erofs-file.ts";
 import type { FileShare, MarkedFiles } from "./erofs-files.ts";
-import type { Guardian } from "./erofs-guardian.ts";
+import { erofsDataOf, type Guardian, type MountHold } from "./erofs-guardian.ts";
 import { DEFAULT_MOUNT_FLAGS } from "./mount-flags.ts";
 import { endedStats, statsSince, sumCounters, sumStats } from "./session-counters.ts";
 
@@ -25,11 +39,14 @@ export interface ErofsShared {
   readonly guardian: Guardian;
   /** Has what a given-up mount holds released once its file system is gone. */
   readonly onAbandoned: (mount: AbandonedMount) => void;
+  /** Has no session answered any more, and waits until what is in hand is. */
+  readonly finish: () => Promise<void>;
+  readonly onHandedOver: (key: string, session: ErofsSession) => void;
 }
 
 /** A mount whose owner has let go of it while its file system may still be read. */
 export interface AbandonedMount {
-  readonly id: number;
+  readonly hold: MountHold | undefined;
   readonly names: SuperblockNames;
   readonly shares: readonly FileShare[];
 }
@@ -39,22 +56,22 @@ export class ErofsSession implements MountSession {
   readonly mountpoint: string;
   readonly kind = { engine: "erofs", type: EROFS_TYPE } as const;
   readonly done: Promise<void>;
-  readonly #id: number;
   readonly #options: MountOptions;
   readonly #shared: ErofsShared;
   #shares: FileShare[] = [];
+  #hold: MountHold | undefined;
   #names: SuperblockNames = [];
   #minor: number | undefined;
   #before: SessionStats = sumStats([]);
   #last: SessionStats | undefined;
   #ended = false;
+  #isHandedOver = false;
   #failure: NydusError | undefined;
   #settle: (() => void) | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #lookMs = FIRST_LOOK_MS;
 
-  constructor(id: number, mountpoint: string, options: MountOptions, shared: ErofsShared) {
-    this.#id = id;
+  constructor(mountpoint: string, options: MountOptions, shared: ErofsShared) {
     this.mountpoint = mountpoint;
     this.#options = options;
     this.#shared = shared;
@@ -75,33 +92,86 @@ export class ErofsSession implements MountSession {
     if (imageFd === undefined) throw new NydusError("ENOTSUP", "Cannot mount by EROFS: the bootstrap is not a file");
     await checkForKernel(bootstrap, root);
     try {
-      await this.#acquire();
+      await this.#acquire(false);
       const deviceFds = devices.map(({ fd }) => fd);
       const { suid, dev, exec } = flags;
-      this.#names = mountErofs({ mountpoint: this.mountpoint, imageFd, deviceFds, suid, dev, exec });
-      this.#minor = findMount(this.mountpoint)?.minor;
-      const minor = this.#minor;
-      if (minor === undefined) throw new NydusError("EFAULT", "Cannot mount: the mount does not show up in mountinfo");
-      if (this.#names.length === 0) {
-        throw new NydusError("ENOTSUP", "Cannot mount by EROFS: /sys/fs/erofs does not say which file systems live");
+      const onMade = (made: MadeErofs): void => this.#keep(made);
+      const { minor } = mountErofs({ mountpoint: this.mountpoint, imageFd, deviceFds, suid, dev, exec, onMade });
+      this.#minor = minor;
+      if (findMount(this.mountpoint)?.minor !== minor) {
+        throw new NydusError("EFAULT", "Cannot mount: the mount does not show up in mountinfo");
       }
-      const { mountpoint } = this;
-      this.#shared.guardian.add({ id: this.#id, mountpoint, minor, names: this.#names });
       setErofsReadAhead(this.#names, READ_AHEAD_BYTES);
     } catch (error) {
       if (this.#minor !== undefined) unmount(this.mountpoint, MNT_DETACH);
+      await this.#release();
+      this.#hold?.drop();
+      throw asNydusError(error, { path: this.mountpoint });
+    }
+  }
+
+  /** Before anybody can read it: from then on it must not be without one that answers. */
+  #keep({ names, minor }: MadeErofs): void {
+    if (names.length === 0) {
+      throw new NydusError("ENOTSUP", "Cannot mount by EROFS: /sys/fs/erofs does not say which file systems live");
+    }
+    const { bootstrap, devices, handing, readTimeoutMs = MOUNT_DEFAULTS.readTimeoutMs } = this.#options;
+    const { mountpoint } = this;
+    const deviceFds = devices.map(({ fd }) => fd);
+    const mount = { mountpoint, minor, names, bootstrap, deviceFds, readTimeoutMs, handing };
+    this.#hold = this.#shared.guardian.add(mount);
+    this.#names = names;
+  }
+
+  /**
+   * Goes on with a mount that another process has served.
+   * @throws EFAULT its data is not what it had; ENOTSUP, EUCLEAN what was handed over is not understood
+   */
+  async resume(mount: HandedMount): Promise<void> {
+    const { names, minor, devices: keys } = erofsDataOf(mount);
+    const { devices } = this.#options;
+    for (const [i, { fd }] of devices.entries()) {
+      const held = mount.entry(keys[i] ?? "")?.fd;
+      if (held === undefined || !isSameFile(held, fd)) {
+        throw new NydusError("EFAULT", "Cannot take mount over: the cache that it reads has been replaced");
+      }
+    }
+    try {
+      await this.#acquire(true);
+      this.#keep({ names, minor });
+      this.#minor = minor;
+    } catch (error) {
       await this.#release();
       throw asNydusError(error, { path: this.mountpoint });
     }
   }
 
-  async #acquire(): Promise<void> {
+  async handOver(): Promise<HandedMount> {
+    const mount = this.#hold?.mount;
+    if (mount === undefined || this.#ended) {
+      throw new NydusError("EBUSY", "Cannot hand mount over: no holder process has it", { path: this.mountpoint });
+    }
+    await this.#shared.finish();
+    await Promise.all(this.#options.devices.map((device) => device.flush?.()));
+    clearTimeout(this.#timer);
+    this.#isHandedOver = true;
+    this.#shared.onHandedOver(mount.key, this);
+    return mount;
+  }
+
+  /** Undoes {@link handOver}. */
+  goOn(): void {
+    this.#isHandedOver = false;
+    this.look();
+  }
+
+  async #acquire(isHanded: boolean): Promise<void> {
     const { devices, readTimeoutMs = MOUNT_DEFAULTS.readTimeoutMs, trace } = this.#options;
     const onError = (error: NydusError): void => this.#report(error);
     for (const [i, device] of devices.entries()) {
       const traced = trace && { trace, slot: i + 1, chunks: chunkTableOf(device.chunks) };
       const use = useOf(device, { readTimeoutMs, onError, traced });
-      this.#shares.push(await this.#shared.files.acquire(device.fd, use));
+      this.#shares.push(await this.#shared.files.acquire(device.fd, use, isHanded));
     }
     this.#before = this.#sum();
   }
@@ -121,7 +191,7 @@ export class ErofsSession implements MountSession {
 
   /** Something was mounted or unmounted somewhere: looks whether it was this. */
   look(): void {
-    if (this.#ended || this.#minor === undefined) return;
+    if (this.#ended || this.#isHandedOver || this.#minor === undefined) return;
     if (isSuperblockAlive(this.#names) === false) {
       void this.#end();
       return;
@@ -144,7 +214,7 @@ export class ErofsSession implements MountSession {
     clearTimeout(this.#timer);
     try {
       await this.#release();
-      this.#shared.guardian.remove(this.#id);
+      this.#hold?.drop();
     } catch (error) {
       this.#failure ??= asNydusError(error);
     }
@@ -159,7 +229,7 @@ export class ErofsSession implements MountSession {
 
   /** Ends the mount because it cannot go on; `done` rejects with the first failure. */
   fail(error: NydusError): void {
-    if (this.#ended) return;
+    if (this.#ended || this.#isHandedOver) return;
     this.#failure ??= error;
     this.#report(error);
     void this[Symbol.asyncDispose]();
@@ -183,7 +253,7 @@ export class ErofsSession implements MountSession {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#ended) return;
+    if (this.#ended || this.#isHandedOver) return;
     if (this.#minor === undefined) return this.#end();
     if (findMount(this.mountpoint)?.minor === this.#minor) unmount(this.mountpoint, MNT_FORCE | MNT_DETACH);
     this.look();
@@ -201,7 +271,12 @@ export class ErofsSession implements MountSession {
     this.#shares = [];
     const kept: FileShare[] = [];
     for (const share of shares) kept.push(await this.#shared.files.abandon(share));
-    this.#shared.onAbandoned({ id: this.#id, names: this.#names, shares: kept });
+    this.#shared.onAbandoned({ hold: this.#hold, names: this.#names, shares: kept });
     this.#settle?.();
   }
+}
+
+function isSameFile(a: number, b: number): boolean {
+  const [one, other] = [fstatSync(a), fstatSync(b)];
+  return one.dev === other.dev && one.ino === other.ino;
 }

@@ -5,9 +5,11 @@ import type { ByteRange } from "../../base/bytes.ts";
 import { asNydusError } from "../../base/errors.ts";
 import type { FanotifyEvent } from "../../format/fanotify/event.ts";
 import { addToPoll, addUrgentToPoll, type PollHandle, PollWaiter, removeFromPoll } from "../../os/event-poll.ts";
-import { eventBuffer, type FanotifyGroup, readEvents, settleEvent } from "../../os/fanotify.ts";
+import { type FanotifyGroup, readEvents, settleEvent } from "../../os/fanotify.ts";
 import { collectYoung, releaseMemory } from "../../os/memory.ts";
+import type { SharedMapping } from "../../os/mmap.ts";
 import { serveThread } from "../../os/thread.ts";
+import { JOURNAL_BATCH, JournalView } from "./erofs-journal.ts";
 import { dataEnd, type FileChunks, rangeState } from "./erofs-ranges.ts";
 import { EventSlots, type SlotTicket } from "./erofs-slots.ts";
 import { type CounterMemory, Counters } from "./session-counters.ts";
@@ -28,6 +30,9 @@ export interface ErofsThreadData {
   readonly slots: Int32Array<SharedArrayBuffer>;
   /** Element 0 is 1 while the thread takes no events because all slots are taken: wake it when one is free. */
   readonly starved: Int32Array<SharedArrayBuffer>;
+  readonly journal: SharedMapping;
+  /** Whether it takes events from the start on. */
+  readonly serves: boolean;
 }
 
 /** A data file as the thread knows it. */
@@ -51,6 +56,8 @@ export type ErofsOrder =
   | { readonly kind: "watch"; readonly file: WatchedFile; readonly order: number }
   /** From now on reads of it fail. */
   | { readonly kind: "forget"; readonly id: number; readonly order: number }
+  /** Whether events are taken; until then they wait in the kernel's queue. */
+  | { readonly kind: "serve"; readonly isOn: boolean; readonly order: number }
   | { readonly kind: "close" };
 
 /** What the thread tells the main thread. */
@@ -75,8 +82,6 @@ export type ErofsMessage =
 const GROUP_KEY = 1;
 const MOUNTS_KEY = 2;
 const EIO = constants.errno.EIO;
-/** Events taken at once. */
-const BATCH = 64;
 const EVENTS_PER_COLLECTION = 1024;
 const TICK_MS = 1_000;
 
@@ -97,24 +102,27 @@ class ErofsThreadLoop {
   readonly #data: ErofsThreadData;
   readonly #post: (message: ErofsMessage) => void;
   readonly #slots: EventSlots;
-  readonly #buffer = eventBuffer(BATCH);
+  readonly #journal: JournalView;
   /** By inode number; of several file systems. */
   readonly #files = new Map<number, CountedFile[]>();
   #pending: Pending[] = [];
   #served = 0;
-  #polls = true;
+  #serves: boolean;
+  #polls = false;
 
   constructor(data: ErofsThreadData, post: (message: ErofsMessage) => void) {
     this.#data = data;
     this.#post = post;
     this.#slots = new EventSlots(data.slots);
+    this.#journal = new JournalView(data.journal);
+    this.#serves = data.serves;
   }
 
   /** Returns at the order to close. */
   run(): void {
-    const { poll, group } = this.#data;
+    const { poll } = this.#data;
     const mounts = openSync("/proc/self/mountinfo", "r");
-    addToPoll(poll, group.fd, GROUP_KEY);
+    this.#resume();
     addUrgentToPoll(poll, mounts, MOUNTS_KEY);
     const waiter = new PollWaiter(poll);
     const onReady = (key: number): void => {
@@ -145,24 +153,43 @@ class ErofsThreadLoop {
       const order = receiveMessageOnPort(this.#data.orders)?.message as ErofsOrder | undefined;
       if (order === undefined) return true;
       if (order.kind === "close") return false;
-      const id = order.kind === "watch" ? order.file.id : order.id;
-      for (const [ino, files] of this.#files) {
-        const kept = files.filter((file) => file.id !== id);
-        if (kept.length > 0) this.#files.set(ino, kept);
-        else this.#files.delete(ino);
-      }
-      if (order.kind === "watch") {
-        const file = { ...order.file, count: new Counters(order.file.counters, 0) };
-        this.#files.set(file.ino, [...(this.#files.get(file.ino) ?? []), file]);
-      }
+      if (order.kind === "serve") this.#setServing(order.isOn);
+      else
+        this.#setFile(
+          order.kind === "watch" ? order.file.id : order.id,
+          order.kind === "watch" ? order.file : undefined,
+        );
       this.#post({ kind: "done", order: order.order });
     }
   }
 
+  /** @param file undefined: it is not watched any more */
+  #setFile(id: number, file: WatchedFile | undefined): void {
+    for (const [ino, files] of this.#files) {
+      const kept = files.filter((one) => one.id !== id);
+      if (kept.length > 0) this.#files.set(ino, kept);
+      else this.#files.delete(ino);
+    }
+    if (file === undefined) return;
+    const counted = { ...file, count: new Counters(file.counters, 0) };
+    this.#files.set(file.ino, [...(this.#files.get(file.ino) ?? []), counted]);
+  }
+
   #takeEvents(): void {
-    const free = this.#slots.countFree(BATCH);
-    if (free === 0) this.#pause();
-    else for (const event of readEvents(this.#data.group, this.#buffer, free)) this.#take(event);
+    if (!this.#polls) return; // the order to stop has come with it
+    const free = this.#slots.countFree(JOURNAL_BATCH);
+    if (free === 0) {
+      this.#pause();
+      return;
+    }
+    for (const event of readEvents(this.#data.group, this.#journal.batch, free)) this.#take(event);
+    this.#journal.clearBatch();
+  }
+
+  #setServing(isOn: boolean): void {
+    this.#serves = isOn;
+    if (!isOn && this.#polls) removeFromPoll(this.#data.poll, this.#data.group.fd);
+    if (!isOn) this.#polls = false;
   }
 
   /** All slots are taken: what comes waits in the kernel's queue. */
@@ -174,7 +201,7 @@ class ErofsThreadLoop {
   }
 
   #resume(): void {
-    if (this.#polls || this.#slots.countFree(1) === 0) return;
+    if (this.#polls || !this.#serves || this.#slots.countFree(1) === 0) return;
     this.#polls = true;
     Atomics.store(this.#data.starved, 0, 0);
     addToPoll(this.#data.poll, this.#data.group.fd, GROUP_KEY);
@@ -185,6 +212,7 @@ class ErofsThreadLoop {
       this.#post({ kind: "overflow" });
       return;
     }
+    this.#journal.noteFd(event.fd);
     if (++this.#served % EVENTS_PER_COLLECTION === 0) collectYoung();
     let errno: number | undefined = EIO;
     try {
@@ -225,6 +253,7 @@ class ErofsThreadLoop {
     const ticket = this.#slots.take();
     if (ticket === undefined) return this.#refuse(file.id, "too many reads wait for data", range.start);
     const expiresAt = performance.now() + file.lastResortMs;
+    this.#journal.add(ticket.slot, eventFd, file, range);
     this.#pending.push({ id: file.id, ticket, eventFd, expiresAt });
     this.#post({ kind: "missing", id: file.id, ticket, eventFd, range });
     return undefined;
@@ -239,6 +268,7 @@ class ErofsThreadLoop {
       if (now < expiresAt) return true;
       if (!this.#slots.claim(ticket)) return false;
       settleEvent(this.#data.group, eventFd, EIO);
+      this.#journal.clear(ticket.slot);
       this.#slots.free(ticket);
       this.#refuse(id, "this program did not answer in time", 0);
       return false;

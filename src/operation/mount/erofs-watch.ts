@@ -1,9 +1,11 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { MessageChannel } from "node:worker_threads";
 import { asNydusError, NydusError } from "../../base/errors.ts";
 import { closePoll, openPoll, wakePoll } from "../../os/event-poll.ts";
 import { eventBuffer, type FanotifyGroup, readEvents, settleEvent } from "../../os/fanotify.ts";
 import { spawnThread } from "../../os/thread.ts";
-import { EventSlots, MAX_SLOTS, makeSlots, type SlotTicket } from "./erofs-slots.ts";
+import { type ErofsJournal, JournalView } from "./erofs-journal.ts";
+import { EventSlots, makeSlots, type SlotTicket } from "./erofs-slots.ts";
 import {
   EROFS_ROLE,
   type ErofsMessage,
@@ -23,6 +25,17 @@ export interface WatchListener {
 const EIO = 5;
 const DRAIN_MS = 10;
 const DRAIN_BATCH = 64;
+const FINISH_POLL_MS = 5;
+
+/** How an {@link ErofsWatch} begins. */
+export interface WatchOptions {
+  /** Events in hand at most. */
+  readonly slots: number;
+  /** Of so many slots; closed after the watch. */
+  readonly journal: ErofsJournal;
+  /** Whether events are taken before {@link ErofsWatch.serve}. */
+  readonly serves: boolean;
+}
 
 /** The thread that answers the group's events, as the main thread sees it. */
 export class ErofsWatch {
@@ -36,13 +49,17 @@ export class ErofsWatch {
   readonly #closed: Promise<void>;
   readonly #waiting = new Map<number, () => void>();
   #nextOrder = 1;
+  readonly #journal: JournalView;
   #failure: NydusError | undefined;
+  /** Another process answers now. */
+  #isHandedOver = false;
   #closing = false;
   #drain: ReturnType<typeof setInterval> | undefined;
 
-  constructor(group: FanotifyGroup, listener: WatchListener, slots = MAX_SLOTS) {
+  constructor(group: FanotifyGroup, listener: WatchListener, { slots, journal, serves }: WatchOptions) {
     this.#group = group;
     this.#slots = new EventSlots(makeSlots(slots));
+    this.#journal = new JournalView(journal.shared);
     this.#listener = listener;
     this.#orders = new MessageChannel();
     const { port2 } = this.#orders;
@@ -52,6 +69,8 @@ export class ErofsWatch {
       orders: port2,
       slots: this.#slots.memory,
       starved: this.#starved,
+      journal: journal.shared,
+      serves,
     };
     this.#thread = spawnThread(erofsThreadUrl, EROFS_ROLE, data, [port2]);
     this.#closed = new Promise((resolve) => {
@@ -81,12 +100,34 @@ export class ErofsWatch {
     if (!this.isBroken) await this.#order((order) => ({ kind: "forget", id, order })).catch(() => undefined);
   }
 
+  /** Takes events, or lets them wait in the kernel's queue. */
+  serve(isOn: boolean): Promise<void> {
+    return this.#order((order) => ({ kind: "serve", isOn, order }));
+  }
+
+  /** Takes no more events, and waits until those in hand are answered. @returns whether they were in time */
+  async finish(timeoutMs: number): Promise<boolean> {
+    await this.serve(false);
+    const { length } = this.#slots.memory;
+    for (let waited = 0; this.#slots.countFree(length) < length; waited += FINISH_POLL_MS) {
+      if (waited >= timeoutMs) return false;
+      await sleep(FINISH_POLL_MS);
+    }
+    return true;
+  }
+
+  /** Whether another process answers what is still in hand: nothing must be answered twice. */
+  set isHandedOver(isIt: boolean) {
+    this.#isHandedOver = isIt;
+  }
+
   /** Answers a read, unless that was done by another. @returns whether this was the answer */
   answer(ticket: SlotTicket, eventFd: number, errno: number): boolean {
-    if (!this.#slots.claim(ticket)) return false;
+    if (this.#isHandedOver || !this.#slots.claim(ticket)) return false;
     try {
       settleEvent(this.#group, eventFd, errno);
     } finally {
+      this.#journal.clear(ticket.slot);
       this.#slots.free(ticket);
       if (Atomics.load(this.#starved, 0) === 1) wakePoll(this.#poll);
     }

@@ -14,6 +14,7 @@ import {
   HOLDER_SOCKET,
   type HolderNews,
   type HolderOrder,
+  kindOf,
   type ProcessIdentity,
 } from "./holder-protocol.ts";
 
@@ -61,6 +62,7 @@ export class HolderClient {
   #onReplaced: ((holder: ProcessIdentity) => void) | undefined;
   #onNews: ((news: HolderNews) => void) | undefined;
   #replacedAt: number[] = [];
+  readonly #resumeListeners = new Set<() => void>();
   readonly #failureListeners = new Set<(error: NydusError) => void>();
 
   constructor(options: HolderOptions = {}) {
@@ -151,6 +153,17 @@ export class HolderClient {
     return this.#entries.get(key);
   }
 
+  /** Entries of a kind that have come from the holder, and that nobody has held again. */
+  unclaimed(kind: string): HandedEntry[] {
+    const all = [...this.#entries.values()];
+    return all.filter(({ entry, users, isAdopted }) => users === 0 && isAdopted && kindOf(entry.key) === kind);
+  }
+
+  /** Calls when {@link resumed} is called, before what is left is dropped. */
+  onResumed(listener: () => void): void {
+    this.#resumeListeners.add(listener);
+  }
+
   /** Ends one {@link hold}. */
   drop(key: string): void {
     const known = this.#entries.get(key);
@@ -161,6 +174,7 @@ export class HolderClient {
 
   /** For a successor: it serves all that it could take over. What nobody has held again is dropped, and closed. */
   resumed(): void {
+    for (const listener of this.#resumeListeners) listener();
     for (const [key, { users, fd, isAdopted }] of [...this.#entries]) {
       if (users > 0) continue;
       this.#entries.delete(key);

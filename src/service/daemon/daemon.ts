@@ -1,7 +1,7 @@
 import { mapBounded, withDeadline } from "../../base/async.ts";
 import { asNydusError, formatError, NydusError } from "../../base/errors.ts";
 import { NOTHING_FETCHED } from "../../content/cache/fetch-meter.ts";
-import { type ImagePin, MountSources, type MountSourceOptions } from "../../operation/image/mount-source.ts";
+import { type ImagePin, type MountSourceOptions, MountSources } from "../../operation/image/mount-source.ts";
 import {
   type HandedMount,
   MOUNT_DEFAULTS,
@@ -252,6 +252,8 @@ export class Daemon {
    */
   async resume(entries: readonly HandedEntry[], strict: boolean): Promise<void> {
     const mounts = entries.filter(({ entry }) => entry.plan.kind === "mount").map(({ entry }) => entry);
+    // Before any image is opened: its data may be marked. And somebody has to answer, even if no mount can go on.
+    if (entries.some(({ entry }) => entry.plan.kind === "fanotify")) this.#host("erofs");
     const resumed = this.#resumeAll(mounts, strict);
     this.#starting.add(resumed);
     this.#watchIdle();
