@@ -139,7 +139,9 @@ const RESEND_VARIABLE = "NYDUS_FUSE_RESEND";
 /** Whether the kernel sends requests again whose reader has died. */
 export function canResendFuse(): boolean {
   if (process.env[RESEND_VARIABLE] === "0") return false;
-  const [major = 0, minor = 0] = release().split(".").map((part) => Number.parseInt(part, 10));
+  const [major = 0, minor = 0] = release()
+    .split(".")
+    .map((part) => Number.parseInt(part, 10));
   return major > RESEND_KERNEL[0] || (major === RESEND_KERNEL[0] && minor >= RESEND_KERNEL[1]);
 }
 

@@ -41,9 +41,22 @@ export function packetsOf(text: string): Uint8Array[] {
  * @throws EAGAIN the other end has not listened for seconds; EIO
  */
 export function sendMessage(socket: number, text: string, fd?: number): boolean {
+  return sendWithin(SEND_TIMEOUT_MS, { socket, text, fd });
+}
+
+/** The same of a short message, without waiting for room. */
+export function sendNow(socket: number, text: string): boolean {
+  return sendWithin(0, { socket, text, fd: undefined });
+}
+
+function sendWithin(
+  timeoutMs: number,
+  { socket, text, fd }: { readonly socket: number; readonly text: string; readonly fd: number | undefined },
+): boolean {
   const packets = packetsOf(text);
   for (const [i, packet] of packets.entries()) {
-    const errno = sendPacket(socket, packet, i === packets.length - 1 ? fd : undefined);
+    const send = (): number => libc().send(socket, packet, i === packets.length - 1 ? fd : undefined);
+    const errno = untilRoom(timeoutMs, send);
     if (errno === EPIPE || errno === ECONNRESET) return false;
     if (errno !== 0) throw systemFailure(errno, "send a message to another process of this program");
   }
@@ -51,10 +64,10 @@ export function sendMessage(socket: number, text: string, fd?: number): boolean 
 }
 
 /** Waits where it must: nothing else may come between, and the other end takes messages at once. */
-function sendPacket(socket: number, packet: Uint8Array, fd: number | undefined): number {
+function untilRoom(timeoutMs: number, send: () => number): number {
   for (let waited = 0; ; waited += SEND_POLL_MS) {
-    const errno = libc().send(socket, packet, fd);
-    if (errno !== EAGAIN || waited >= SEND_TIMEOUT_MS) return errno;
+    const errno = send();
+    if (errno !== EAGAIN || waited >= timeoutMs) return errno;
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, SEND_POLL_MS);
   }
 }

@@ -139,11 +139,7 @@ class FuseSession implements MountSession, ThreadListener {
   /** Set when another process is to go on with the mount. */
   #onLetGo: (() => void) | undefined;
 
-  constructor(
-    mountpoint: string,
-    options: MountOptions,
-    { threads, holder, onHandedOver }: FuseShared,
-  ) {
+  constructor(mountpoint: string, options: MountOptions, { threads, holder, onHandedOver }: FuseShared) {
     this.mountpoint = mountpoint;
     this.#options = options;
     this.#threads = threads;

@@ -1,7 +1,7 @@
 import { closeSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { asNydusError, NydusError } from "../../base/errors.ts";
-import { listenToSocket, MessageReader, packetPair, sendMessage } from "../../os/packet-socket.ts";
+import { listenToSocket, MessageReader, packetPair, sendMessage, sendNow } from "../../os/packet-socket.ts";
 import { processStart } from "../../os/process.ts";
 import { spawnRole } from "../../os/process-role.ts";
 import { holderModuleUrl } from "./holder.ts";
@@ -39,6 +39,8 @@ interface Held {
 }
 
 const BEAT_MS = 1_000;
+/** A holder that has had no room for so many beats in a row is stuck. */
+const REFUSED_BEATS = 3;
 /** How long a holder may take to end, and how often a socket is looked at that is not listened to. */
 const CLOSE_TIMEOUT_MS = 3_000;
 const POLL_MS = 2;
@@ -304,7 +306,11 @@ export class HolderClient {
       () => this.#onHolderGone(),
     );
     clearInterval(this.#beat);
-    this.#beat = setInterval(() => this.#send({ do: "beat" }), BEAT_MS);
+    let refused = 0;
+    this.#beat = setInterval(() => {
+      refused = this.#sendBeat() ? 0 : refused + 1;
+      if (refused === REFUSED_BEATS) this.#killHolder();
+    }, BEAT_MS);
     this.#beat.unref();
   }
 
@@ -336,6 +342,21 @@ export class HolderClient {
     this.#identity = undefined;
   }
 
+  /** Without a wait: a holder that is stopped must not hold up reads. */
+  #sendBeat(): boolean {
+    try {
+      return this.#socket < 0 || sendNow(this.#socket, encodeMessage({ do: "beat" }));
+    } catch {
+      return false;
+    }
+  }
+
+  /** The end of its socket says when it is dead. */
+  #killHolder(): void {
+    const { pid, pidStart } = this.#identity ?? {};
+    if (pid !== undefined && processStart(pid) === pidStart) process.kill(pid, "SIGKILL");
+  }
+
   #sendEntry({ entry, fd }: HandedEntry): void {
     this.#send({ do: "hold", entry }, fd);
   }
@@ -346,9 +367,8 @@ export class HolderClient {
     try {
       return sendMessage(this.#socket, encodeMessage(order), fd);
     } catch (error) {
-      const { pid, pidStart } = this.#identity ?? {};
-      if (pid === undefined || processStart(pid) !== pidStart) throw asNydusError(error);
-      process.kill(pid, "SIGKILL");
+      if (this.#identity === undefined) throw asNydusError(error);
+      this.#killHolder();
       return false;
     }
   }

@@ -5,9 +5,9 @@ import type { MappedFile } from "../../os/mmap.ts";
 import { checkMountpoint, MNT_DETACH, resolveMountpoint, unmount } from "../../os/mount.ts";
 import type { HandedMount, MountDevice, MountHost, MountOptions, MountSession } from "./engine.ts";
 import type { EngineName } from "./engines.ts";
-import { DEFAULT_MOUNT_FLAGS } from "./mount-flags.ts";
 import type { HolderClient } from "./holder-client.ts";
 import type { ProcessIdentity } from "./holder-protocol.ts";
+import { DEFAULT_MOUNT_FLAGS } from "./mount-flags.ts";
 import {
   claimMount,
   findRecord,
@@ -167,7 +167,16 @@ function mountOptionsOf(options: HostedOptions, record: MountRecord, source: Mou
   const { mountpoint } = record;
   const call: HandedCall | undefined = callOf && { record, call: callOf(source) };
   const handing = call && { id: record.id + record.startedAt, recordPath: recordPath(root, record.id), call };
-  return { root, mountpoint, bootstrap: source.bootstrap, devices: source.devices, readTimeoutMs, flags, handing, onError };
+  return {
+    root,
+    mountpoint,
+    bootstrap: source.bootstrap,
+    devices: source.devices,
+    readTimeoutMs,
+    flags,
+    handing,
+    onError,
+  };
 }
 
 interface ServedParts {

@@ -1,7 +1,14 @@
 import { chmodSync, renameSync, rmSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { asNydusError, ERROR_CODES, NydusError } from "../../base/errors.ts";
-import { API_HEADER, BODY_LIMIT_BYTES, type ErrorBody, parseMountBody, parseUmountQuery, parseUpgradeBody } from "./api.ts";
+import {
+  API_HEADER,
+  BODY_LIMIT_BYTES,
+  type ErrorBody,
+  parseMountBody,
+  parseUmountQuery,
+  parseUpgradeBody,
+} from "./api.ts";
 import type { Daemon } from "./daemon.ts";
 import { withSocketAddress } from "./paths.ts";
 
