@@ -37,6 +37,7 @@ async function buildExecutable(define: Record<string, string>): Promise<void> {
     external: ["fuse-native"],
     minify: { whitespace: true, syntax: true, identifiers: false },
     bytecode: true,
+    splitting: true, // a command or a thread loads its own modules only
     format: "esm",
     define,
   });
