@@ -92,6 +92,17 @@ export function encodeBootstrap(options: BootstrapOptions): Uint8Array {
   return image;
 }
 
+/**
+ * Makes the one blob of a bootstrap of {@link encodeBootstrap} another: the bytes are then those that the same tree and
+ * options give with that blob.
+ * @param blob equal to the old one in what decides about the tree: its device, its chunks and whether digests are inside
+ */
+export function replaceOnlyBlob(bootstrap: Uint8Array, blob: BlobRecord): void {
+  bootstrap.set(bytesOfKey(blob.id), DEVICE_TABLE_OFFSET + DeviceSlot.at.tag);
+  const blobTable = alignUp(DEVICE_TABLE_OFFSET + DeviceSlot.sizeBytes, BLOCK_BYTES);
+  encodeBlobRow(bootstrap, blobTable, { blob, index: 0 });
+}
+
 function checkOptions({ blobs, chunkBytes }: BootstrapOptions): void {
   const { min, max } = CHUNK_BYTES_LIMITS;
   if (!(chunkBytes >= min && chunkBytes <= max) || !Number.isInteger(Math.log2(chunkBytes))) {

@@ -15,6 +15,8 @@ export interface LayerContext {
   readonly codecs: Codecs;
   readonly pool: CodecPool;
   readonly options: ChunkOptions;
+  /** The layer is all of its image: its bootstrap is kept, most of the image's is in it. */
+  readonly isAlone?: boolean;
 }
 
 /** A layer whose blob is complete in its target. */
@@ -22,6 +24,8 @@ export interface BuiltLayer {
   /** The layer alone, whiteouts and markers in it; chunks have blob index 0. */
   readonly tree: TreeNode;
   readonly blob: WrittenBlob;
+  /** The bootstrap that is in the blob, where it was to be kept. */
+  readonly bootstrap?: Uint8Array;
 }
 
 /**
@@ -35,7 +39,7 @@ export async function buildLayer(
   sink: BlobSink,
   context: LayerContext,
 ): Promise<BuiltLayer> {
-  const { codecs, pool, options } = context;
+  const { codecs, pool, options, isAlone = false } = context;
   const writer = new BlobWriter(sink, codecs, options);
   const pipeline = new ChunkPipeline(pool, options, writer);
   const layer = new LayerTree();
@@ -48,14 +52,11 @@ export async function buildLayer(
   }
   await pipeline.end();
   const { chunkBytes, compressor, digester } = options;
-  const blob = await writer.finish((record) =>
-    encodeBootstrap({
-      root: layer.root,
-      blobs: record === undefined ? [] : [record],
-      chunkBytes,
-      compressor,
-      digester,
-    }),
-  );
-  return { tree: layer.root, blob };
+  let bootstrap: Uint8Array | undefined;
+  const blob = await writer.finish((record) => {
+    const blobs = record === undefined ? [] : [record];
+    bootstrap = encodeBootstrap({ root: layer.root, blobs, chunkBytes, compressor, digester });
+    return bootstrap;
+  });
+  return { tree: layer.root, blob, ...(isAlone && bootstrap && { bootstrap }) };
 }

@@ -1,6 +1,7 @@
 import { keyOfBytes } from "../../base/bytes.ts";
 import type { BlobRecord } from "../../format/rafs/blob-table.ts";
-import { encodeBootstrap } from "../../format/rafs/writer.ts";
+import { encodeBootstrap, replaceOnlyBlob } from "../../format/rafs/writer.ts";
+import { HARDLINK_XATTR, isImplicit, isWhiteoutName, isWhiteoutNode } from "../../format/tree/markers.ts";
 import type { ChunkRecord, TreeNode } from "../../format/tree/node.ts";
 import { mergeLayers } from "../../format/tree/overlay.ts";
 import { findNode } from "../../format/tree/resolve.ts";
@@ -30,6 +31,9 @@ export interface MergeOptions extends ChunkOptions {
  * @throws EUCLEAN layers that cannot lie on one another; ENOTSUP more than RAFS v6 holds
  */
 export function mergeBuiltLayers(layers: readonly BuiltLayer[], options: MergeOptions): MergedImage {
+  const [only, ...others] = layers;
+  const alone = only !== undefined && others.length === 0 ? mergedAlone(only, options) : undefined;
+  if (alone !== undefined) return alone;
   const all = blobsWithData(layers);
   const tree = mergeTrees(layers, all);
   const used = usedBlobs(tree);
@@ -46,6 +50,35 @@ export function mergeBuiltLayers(layers: readonly BuiltLayer[], options: MergeOp
     digester,
   });
   return { bootstrap, blobs, prefetched: prefetch.length };
+}
+
+/**
+ * The image of one layer that has nothing to merge: its own bootstrap with the blob named, which on one core saves the
+ * end of a conversion half of its time. Undefined where merging changes more.
+ */
+function mergedAlone({ tree, blob, bootstrap }: BuiltLayer, options: MergeOptions): MergedImage | undefined {
+  const { record } = blob;
+  const asks = (options.prefetchPaths?.length ?? 0) > 0;
+  if (bootstrap === undefined || record === undefined || asks || !isMerged(tree)) return undefined;
+  const named = bootstrap.slice();
+  replaceOnlyBlob(named, record);
+  return { bootstrap: named, blobs: [{ ...blob, record }], prefetched: 0 };
+}
+
+/** Whether a layer's tree is what it looks like alone: no whiteout, no marker, and a file that needs the blob. */
+function isMerged(root: TreeNode): boolean {
+  if (isImplicit(root)) return false;
+  let hasData = false;
+  const ahead = [root];
+  for (let dir = ahead.pop(); dir !== undefined; dir = ahead.pop()) {
+    for (const [name, node] of dir.children) {
+      if (isWhiteoutName(name) || isWhiteoutNode(node) || isImplicit(node)) return false;
+      if (node.type === "dir") ahead.push(node);
+      else if (node.xattrs.has(HARDLINK_XATTR)) return false;
+      hasData ||= node.chunks.length > 0;
+    }
+  }
+  return hasData;
 }
 
 type DataBlob = WrittenBlob & { readonly record: BlobRecord };

@@ -199,6 +199,7 @@ function refuseNydus(manifest: Manifest, digest: Digest): void {
 
 interface BuildContext extends ConvertContext {
   readonly commits: LateCommits;
+  readonly isAlone?: boolean;
 }
 
 /** Builds the layers side by side; when one fails the others are stopped before its error leaves. */
@@ -210,9 +211,10 @@ async function buildLayers(
   const stop = new AbortController();
   const signal = AbortSignal.any([context.signal, stop.signal]);
   const built: BuiltLayer[] = [];
+  const isAlone = layers.length === 1;
   const build = async (layer: Descriptor): Promise<BuiltLayer> => {
     try {
-      return await inPlace({ digest: layer.digest }, () => buildOne({ ...context, signal }, options, layer));
+      return await inPlace({ digest: layer.digest }, () => buildOne({ ...context, signal, isAlone }, options, layer));
     } catch (error) {
       stop.abort(error);
       throw error;
@@ -223,7 +225,7 @@ async function buildLayers(
 }
 
 async function buildOne(context: BuildContext, options: ChunkOptions, layer: Descriptor): Promise<BuiltLayer> {
-  const { source, target, codecs, pool, signal, commits, progress = NO_PROGRESS } = context;
+  const { source, target, codecs, pool, signal, commits, isAlone, progress = NO_PROGRESS } = context;
   const shown = { digest: layer.digest, sizeBytes: layer.size };
   progress.layerStarted(shown);
   const blob = await source.openBlob(layer);
@@ -236,7 +238,12 @@ async function buildOne(context: BuildContext, options: ChunkOptions, layer: Des
     const stored = verifiedLayerBytes(blob, layer, watch);
     const tar = codecs.decompressStream(layerFormat(layer.mediaType), stored);
     await using sink = commits.sink(await target.newBlob(), { digest: layer.digest });
-    const built = await buildLayer(untilVerified(tar, watch), sink, { codecs, pool, options });
+    const built = await buildLayer(untilVerified(tar, watch), sink, {
+      codecs,
+      pool,
+      options,
+      isAlone: isAlone === true,
+    });
     progress.layerDone(shown, { blobBytes: built.blob.sizeBytes });
     return built;
   } finally {

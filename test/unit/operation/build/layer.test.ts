@@ -35,10 +35,11 @@ async function* pieces(bytes: Uint8Array, size = bytes.length): AsyncGenerator<U
 async function build(
   files: readonly ReturnType<typeof file>[],
   options = OPTIONS,
+  isAlone = false,
 ): Promise<BuiltLayer & { blob: BuiltLayer["blob"] & { bytes: Uint8Array } }> {
   const sink = new MemoryBlob();
   const tar = await tarBytes(files);
-  const built = await buildLayer(pieces(tar, 1000), sink, { codecs, pool: new InlinePool(), options });
+  const built = await buildLayer(pieces(tar, 1000), sink, { codecs, pool: new InlinePool(), options, isAlone });
   return { ...built, blob: { ...built.blob, bytes: sink.bytes } };
 }
 
@@ -181,3 +182,32 @@ test("mergeBuiltLayers() lists a layer that occurs twice once", async () => {
   const { blobs } = mergeBuiltLayers([layer, other, layer], OPTIONS);
   expect(blobs.map((blob) => blob.digest)).toEqual([layer.blob.digest, other.blob.digest]);
 });
+
+const DIR = { type: "dir", mode: 0o755, sizeBytes: 0, content: [] } as const;
+const ROOT = { ...DIR, path: utf8("") };
+const KEPT_LAYERS = [
+  ["files", true, [ROOT, file("a", noise(9000, 8)), file("b", noise(9000, 8)), file("empty", utf8(""))]],
+  ["a path that comes twice", true, [ROOT, file("a", noise(9000, 9)), file("a", noise(4097, 10))]],
+  ["a root that no entry describes", false, [file("a", noise(90, 11))]],
+  ["a directory that no entry describes", false, [ROOT, file("dir/a", noise(90, 12))]],
+  ["a whiteout", false, [ROOT, file("a", noise(90, 13)), file(".wh.b", utf8(""))]],
+  ["a whiteout of overlayfs's", false, [ROOT, file("a", noise(90, 13)), { ...DIR, path: utf8("b"), type: "char" }]],
+  ["no data", false, [ROOT, file("empty", utf8(""))]],
+  ["data that nobody sees", false, [ROOT, file("a", noise(90, 14)), file("a", utf8(""))]],
+] as const;
+
+test.each(KEPT_LAYERS)(
+  "an image of one layer with %s is the same whether its own bootstrap was kept (used: %p) or not",
+  async (_, isUsed, entries) => {
+    const kept = await build(entries as Parameters<typeof build>[0], OPTIONS, true);
+    const { tree, blob, bootstrap } = kept;
+    if (bootstrap === undefined) throw new Error("the bootstrap was not kept");
+    const { bootstrap: merged, blobs } = mergeBuiltLayers([{ tree, blob }], OPTIONS);
+    const found = mergeBuiltLayers([kept], OPTIONS);
+    expect(Buffer.compare(found.bootstrap, merged)).toBe(0);
+    expect(found.blobs.map(({ digest }) => digest)).toEqual(blobs.map(({ digest }) => digest));
+    // What is kept is what is used: a mark in it is in the image.
+    bootstrap[0] = 0x6e;
+    expect(mergeBuiltLayers([kept], OPTIONS).bootstrap[0]).toBe(isUsed ? 0x6e : 0);
+  },
+);
