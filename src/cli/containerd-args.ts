@@ -1,11 +1,7 @@
 import type { ArgsDef } from "citty";
-import { type ContainerdPlace, DEFAULT_CONTAINERD } from "../content/containerd/connection.ts";
-import { checkSnapshotterName } from "../content/containerd/snapshotters.ts";
-import {
-  DEFAULT_SNAPSHOTTER,
-  type Preparation,
-  type SnapshotterChoice,
-} from "../operation/image/containerd-prepare.ts";
+import { type ContainerdPlace, DEFAULT_CONTAINERD } from "../content/containerd/place.ts";
+import { checkSnapshotterName, DEFAULT_SNAPSHOTTER } from "../content/containerd/snapshotters.ts";
+import type { Preparation, SnapshotterChoice } from "../operation/image/containerd-prepare.ts";
 import { printStderr } from "./output.ts";
 
 /** Flags of commands that may speak to containerd, as nerdctl and ctr have them. */

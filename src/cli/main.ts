@@ -51,7 +51,11 @@ function listenToSignals(): { readonly signal: AbortSignal; readonly release: ()
 const SHORT_WORK = ["convert", "create"];
 
 async function main(): Promise<void> {
-  if (process.argv.some((word) => SHORT_WORK.includes(word))) restartForShortWork(import.meta.url);
+  if (process.argv.some((word) => SHORT_WORK.includes(word))) {
+    restartForShortWork(import.meta.url);
+    // They load on the other core while this thread loads the command.
+    void import("../os/codec-threads.ts").then(({ startCodecThreads }) => startCodecThreads());
+  }
   const run = await (PROGRAMS.get(basename(process.argv0)) ?? runNydus)();
   // Sockets kept for reuse and idle threads must not hold the program back.
   process.exit(await run(process.argv.slice(2), listenToSignals()));

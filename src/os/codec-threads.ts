@@ -170,8 +170,25 @@ export interface CodecPoolOptions {
   readonly eager?: boolean;
 }
 
+/** The pool whose threads were started before it was asked for. */
+let startedAhead: ThreadedCodecPool | undefined;
+
+/**
+ * Starts a thread a core for the pool that is opened next without a number of threads: one that needs them can say so
+ * before it has loaded what it needs them for.
+ */
+export function startCodecThreads(): void {
+  startedAhead ??= new ThreadedCodecPool(availableParallelism());
+  startedAhead.startAll();
+}
+
 /** Opens a pool of codec threads. */
 export function openCodecPool(options: CodecPoolOptions = {}): CodecPool {
+  if (options.threads === undefined && startedAhead !== undefined) {
+    const pool = startedAhead;
+    startedAhead = undefined;
+    return pool;
+  }
   const pool = new ThreadedCodecPool(Math.max(1, options.threads ?? availableParallelism()));
   if (options.eager === true) pool.startAll();
   return pool;

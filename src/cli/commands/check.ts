@@ -1,5 +1,5 @@
 import { ERROR_CODES, formatError, type NydusError } from "../../base/errors.ts";
-import type { ContainerdPlace } from "../../content/containerd/connection.ts";
+import type { ContainerdPlace } from "../../content/containerd/place.ts";
 import { openImageSource, type PullPolicy } from "../../content/local/open-image-source.ts";
 import type { RegistryOptions } from "../../content/registry/registry-options.ts";
 import { type CheckReport, checkImage } from "../../operation/image/check.ts";

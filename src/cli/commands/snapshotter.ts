@@ -1,5 +1,5 @@
 import { resolve } from "node:path";
-import { DEFAULT_CONTAINERD } from "../../content/containerd/connection.ts";
+import { DEFAULT_CONTAINERD } from "../../content/containerd/place.ts";
 import { DEFAULT_SNAPSHOTTER_ADDRESS } from "../../operation/host/containerd-settings.ts";
 import { DaemonMounts } from "../../service/snapshotter/daemon-mounts.ts";
 import { runSnapshotter } from "../../service/snapshotter/run-snapshotter.ts";

@@ -3,19 +3,7 @@ import { NydusError } from "../../base/errors.ts";
 import type { ProtoService } from "../../format/containerd/proto.ts";
 import { type CallOptions, GrpcClient, type GrpcDuplex, type Message } from "../../os/grpc.ts";
 import { throwIfAborted } from "../store/abort.ts";
-
-/** Where a containerd listens, and whose things are meant. */
-export interface ContainerdPlace {
-  /** Path of its unix socket. */
-  readonly address: string;
-  readonly namespace: string;
-}
-
-/** What nerdctl and ctr take when nothing is said. */
-export const DEFAULT_CONTAINERD: ContainerdPlace = {
-  address: "/run/containerd/containerd.sock",
-  namespace: "default",
-};
+import type { ContainerdPlace } from "./place.ts";
 
 /** Metadata keys of containerd's API. */
 const HEADER = { namespace: "containerd-namespace", lease: "containerd-lease" } as const;

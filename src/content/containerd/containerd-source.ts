@@ -5,9 +5,10 @@ import { mediaKind } from "../../format/oci/media-type.ts";
 import type { ByteSource } from "../store/source.ts";
 import type { ImageSource, StoreContext } from "../store/store.ts";
 import { checkSmall, SMALL_CONTENT_BYTES, verifyContent } from "../store/verify.ts";
-import { Containerd, DEFAULT_CONTAINERD } from "./connection.ts";
+import { Containerd } from "./connection.ts";
 import { blobSize, openBlobOf } from "./content-source.ts";
 import { findImage } from "./images.ts";
+import { DEFAULT_CONTAINERD } from "./place.ts";
 
 /** An image of containerd's: `containerd:REF`. Nothing is asked before something is read. */
 export function openContainerdSource(reference: string, name: string, context: StoreContext): ImageSource {

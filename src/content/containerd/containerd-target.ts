@@ -8,12 +8,13 @@ import type { Reference } from "../../format/oci/reference.ts";
 import { throwIfAborted } from "../store/abort.ts";
 import type { BlobSink, ImageTarget, StoreContext } from "../store/store.ts";
 import { verifyContent } from "../store/verify.ts";
-import { Containerd, DEFAULT_CONTAINERD } from "./connection.ts";
+import { Containerd } from "./connection.ts";
 import { addLabels, labelsOf } from "./content-labels.ts";
 import { ContentSink } from "./content-sink.ts";
 import { blobSize } from "./content-source.ts";
 import { putImage } from "./images.ts";
 import { ContainerdLease } from "./lease.ts";
+import { DEFAULT_CONTAINERD } from "./place.ts";
 
 /** A place for an image in containerd: `containerd:REF`. @param reference the image's full name there */
 export function openContainerdTarget(reference: string, name: string, context: StoreContext): ContainerdTarget {

@@ -7,7 +7,8 @@ import type { Message } from "../../os/grpc.ts";
 import { throwIfAborted } from "../store/abort.ts";
 import { checkRange } from "../store/file-source.ts";
 import type { ByteSource, ReadOptions, StreamingSource } from "../store/source.ts";
-import { Containerd, type ContainerdPlace } from "./connection.ts";
+import { Containerd } from "./connection.ts";
+import type { ContainerdPlace } from "./place.ts";
 
 /** A blob of containerd's content store. */
 export interface ContainerdBlobName extends ContainerdPlace {

@@ -3,6 +3,9 @@ import { INTROSPECTION_SERVICE } from "../../format/containerd/introspection-sch
 import type { Message } from "../../os/grpc.ts";
 import type { Containerd } from "./connection.ts";
 
+/** The snapshotter that runs Nydus images, as everyone calls it. */
+export const DEFAULT_SNAPSHOTTER = "nydus";
+
 const PLUGIN_TYPE = "io.containerd.snapshotter.v1";
 /** As containerd has its identifiers (pkg/identifiers): nothing that a filter would read as more than a name. */
 const SNAPSHOTTER = /^(?=.{1,76}$)[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*$/;

@@ -1,14 +1,16 @@
 import { NydusError } from "../../base/errors.ts";
 import { formatReference, parseReference } from "../../format/oci/reference.ts";
 import { formatImageName, type ImageName, parseImageName } from "../../format/oci/transport.ts";
-import { openContainerdSource } from "../containerd/containerd-source.ts";
-import { openContainerdTarget } from "../containerd/containerd-target.ts";
-import { openRegistrySource } from "../registry/registry-source.ts";
-import { openRegistryTarget } from "../registry/registry-target.ts";
 import { openDockerArchive } from "./docker-archive.ts";
 import { openArchiveSource, openArchiveTarget } from "./oci-archive.ts";
 import { openLayoutSource, openLayoutTarget } from "./oci-layout.ts";
 import type { ImageSource, ImageTarget, StoreContext } from "./store.ts";
+
+// Half of the program's time to start is in the HTTP and gRPC that only these two transports need.
+const registrySource = () => import("../registry/registry-source.ts");
+const registryTarget = () => import("../registry/registry-target.ts");
+const containerdSource = () => import("../containerd/containerd-source.ts");
+const containerdTarget = () => import("../containerd/containerd-target.ts");
 
 /**
  * Opens an image to read it, whichever transport its name has.
@@ -25,9 +27,9 @@ export async function openSource(name: string | ImageName, context: StoreContext
     case "docker-archive":
       return await openDockerArchive(image.path, image, shown, context);
     case "docker":
-      return openRegistrySource(image.reference, shown, context);
+      return (await registrySource()).openRegistrySource(image.reference, shown, context);
     case "containerd":
-      return openContainerdSource(image.reference, shown, context);
+      return (await containerdSource()).openContainerdSource(image.reference, shown, context);
   }
 }
 
@@ -49,8 +51,12 @@ export async function openTarget(name: string | ImageName, context: StoreContext
     case "docker-archive":
       throw new NydusError("ENOTSUP", `Cannot write image ${shown}: docker-archive is read only; oci-archive is not`);
     case "docker":
-      return openRegistryTarget(image.reference, shown, context);
+      return (await registryTarget()).openRegistryTarget(image.reference, shown, context);
     case "containerd":
-      return openContainerdTarget(formatReference(parseReference(image.reference)), shown, context);
+      return (await containerdTarget()).openContainerdTarget(
+        formatReference(parseReference(image.reference)),
+        shown,
+        context,
+      );
   }
 }

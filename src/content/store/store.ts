@@ -1,7 +1,7 @@
 import type { Digest } from "../../base/digest.ts";
 import type { Descriptor } from "../../format/oci/manifest.ts";
 import type { Reference } from "../../format/oci/reference.ts";
-import type { ContainerdPlace } from "../containerd/connection.ts";
+import type { ContainerdPlace } from "../containerd/place.ts";
 import type { RegistryOptions } from "../registry/registry-options.ts";
 import type { ByteSource } from "./source.ts";
 

@@ -21,6 +21,8 @@ export interface PieceSink {
 
 /** Files are gathered into batches of about this size, so that a message to a thread is worth its cost. Bytes. */
 const BATCH_BYTES = 1 << 20;
+/** The first batch is of this size, each next one twice as large: the threads wait for it. Bytes. */
+const FIRST_BATCH_BYTES = 128 << 10;
 /** Batches under way beyond one a thread: enough to keep every thread busy while the oldest is written. */
 const EXTRA_BATCHES = 2;
 
@@ -41,6 +43,8 @@ export class ChunkPipeline {
   readonly #options: ChunkOptions;
   readonly #sink: PieceSink;
   readonly #batchBytes: number;
+  /** A batch with so much in it goes to a thread. */
+  #enoughBytes = FIRST_BATCH_BYTES;
   readonly #pending: PendingBatch[] = [];
   readonly #spare: Uint8Array[] = [];
   #buffer: Uint8Array;
@@ -117,7 +121,7 @@ export class ChunkPipeline {
   /** Makes room for the next piece of a file. */
   #openPiece(file: OpenFile): void {
     const size = Math.min(file.left, this.#options.chunkBytes);
-    if (this.#used + size > this.#batchBytes) this.#dispatch();
+    if (this.#used >= this.#enoughBytes || this.#used + size > this.#batchBytes) this.#dispatch();
     this.#sizes.push(size);
     this.#owners.push(file.chunks);
     file.pieceLeft = size;
@@ -134,6 +138,7 @@ export class ChunkPipeline {
     this.#sizes = [];
     this.#owners = [];
     this.#used = 0;
+    this.#enoughBytes *= 2;
     this.#buffer = this.#spare.pop() ?? new Uint8Array(this.#batchBytes);
   }
 }

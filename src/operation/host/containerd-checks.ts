@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { asNydusError, formatError } from "../../base/errors.ts";
-import { DEFAULT_CONTAINERD } from "../../content/containerd/connection.ts";
+import { DEFAULT_CONTAINERD } from "../../content/containerd/place.ts";
 import { INTROSPECTION_SERVICE } from "../../format/containerd/introspection-schema.ts";
 import type { ProtoService } from "../../format/containerd/proto.ts";
 import { SNAPSHOTS_SERVICE } from "../../format/containerd/snapshots-schema.ts";

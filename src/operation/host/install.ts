@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { inPlace, NydusError } from "../../base/errors.ts";
-import { DEFAULT_CONTAINERD } from "../../content/containerd/connection.ts";
+import { DEFAULT_CONTAINERD } from "../../content/containerd/place.ts";
 import { checkImports, readImports } from "./config-imports.ts";
 import { addSettings, configVersionOf, containerdAddressIn, parseConfig } from "./containerd-config.ts";
 import { type ContainerdProgram, checkByContainerd, findContainerd } from "./containerd-program.ts";

@@ -1,9 +1,10 @@
 import { asNydusError, inPlace, NydusError } from "../../base/errors.ts";
-import { Containerd, type ContainerdPlace } from "../../content/containerd/connection.ts";
+import { Containerd } from "../../content/containerd/connection.ts";
 import { ContainerdSource } from "../../content/containerd/containerd-source.ts";
 import { ContainerdTarget } from "../../content/containerd/containerd-target.ts";
 import { findImage } from "../../content/containerd/images.ts";
 import { ContainerdLease } from "../../content/containerd/lease.ts";
+import type { ContainerdPlace } from "../../content/containerd/place.ts";
 import { hasSnapshotter } from "../../content/containerd/snapshotters.ts";
 import { unpackImage } from "../../content/containerd/unpack.ts";
 import type { ImageTarget } from "../../content/store/store.ts";
@@ -13,9 +14,6 @@ import { ANNOTATION } from "../../format/oci/media-type.ts";
 import { hostPlatform } from "../../format/oci/platform.ts";
 import { type ImageProgress, NO_PROGRESS } from "./progress.ts";
 import { chooseManifest } from "./read-manifest.ts";
-
-/** The snapshotter that runs Nydus images, as everyone calls it. */
-export const DEFAULT_SNAPSHOTTER = "nydus";
 
 /** For which snapshotter an image is prepared. */
 export interface SnapshotterChoice {

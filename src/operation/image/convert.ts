@@ -1,13 +1,15 @@
 import type { Digest } from "../../base/digest.ts";
-import type { ContainerdPlace } from "../../content/containerd/connection.ts";
+import type { ContainerdPlace } from "../../content/containerd/place.ts";
 import { openImageSource, type PullPolicy } from "../../content/local/open-image-source.ts";
 import type { RegistryOptions } from "../../content/registry/registry-options.ts";
 import { openTarget } from "../../content/store/open-store.ts";
+import type { ImageTarget } from "../../content/store/store.ts";
 import type { Compressor, Digester } from "../../format/codec/codecs.ts";
 import { hostPlatform, parsePlatform } from "../../format/oci/platform.ts";
+import { parseImageName } from "../../format/oci/transport.ts";
 import { openCodecPool } from "../../os/codec-threads.ts";
 import { loadCodecs } from "../../os/codecs.ts";
-import { type Preparation, preparedPlatform, prepareTarget, type SnapshotterChoice } from "./containerd-prepare.ts";
+import type { Preparation, SnapshotterChoice } from "./containerd-prepare.ts";
 import { type ConvertedImage, type ConvertOptions, convertBetween } from "./convert-between.ts";
 import type { ExtraAnnotations } from "./convert-manifest.ts";
 import { readPathList } from "./prefetch.ts";
@@ -83,11 +85,7 @@ export async function convertImage(request: ConvertRequest): Promise<ConvertSumm
       level: request.compressionLevel ?? DEFAULT_ZSTD_LEVEL,
     },
   );
-  const { prepare, progress } = request;
-  const prepared = await prepareTarget(
-    target,
-    prepare && { ...prepare, platform: preparedPlatform(platforms), signal, progress },
-  );
+  const prepared = await prepareMade(request, target, platforms);
   return {
     digest: made.digest,
     mediaType: made.mediaType,
@@ -95,6 +93,17 @@ export async function convertImage(request: ConvertRequest): Promise<ConvertSumm
     images,
     ...(prepared && { prepared }),
   };
+}
+
+/** Prepares the image in containerd; what does that is loaded only where it is. */
+async function prepareMade(
+  { target: name, prepare, signal, progress }: ConvertRequest,
+  target: ImageTarget,
+  platforms: ConvertOptions["platforms"],
+): Promise<Preparation | undefined> {
+  if (prepare === undefined || parseImageName(name).transport !== "containerd") return undefined;
+  const { preparedPlatform, prepareTarget } = await import("./containerd-prepare.ts");
+  return await prepareTarget(target, { ...prepare, platform: preparedPlatform(platforms), signal, progress });
 }
 
 function platformsOf(request: ConvertRequest): ConvertOptions["platforms"] {

@@ -3,7 +3,7 @@ import { basename, join } from "node:path";
 import { type Digest, digestOfHex, hexOf } from "../../base/digest.ts";
 import { asNydusError, inPlace, NydusError } from "../../base/errors.ts";
 import { BlobCache, type BlobCacheOptions } from "../../content/cache/blob-cache.ts";
-import type { ContainerdPlace } from "../../content/containerd/connection.ts";
+import type { ContainerdPlace } from "../../content/containerd/place.ts";
 import { Lease } from "../../content/local/lease.ts";
 import { openImageSource, type PullPolicy } from "../../content/local/open-image-source.ts";
 import { storePaths } from "../../content/local/paths.ts";
