@@ -163,15 +163,14 @@ async function convertManifest(
   const merged = mergeBuiltLayers(layers, options);
   const listed = options.prefetchPaths?.length ?? 0;
   if (listed > 0) progress.step(`${merged.prefetched} of ${listed} paths to prefetch are in the image`);
-  await using sink = await target.newBlob();
+  await using sink = commits.sink(await target.newBlob(), {});
   const metaFiles = merged.blobs.map(({ digest, metaFile }) => ({ digest, content: metaFile }));
   const bootstrap = await writeBootstrapLayer(sink, codecs, merged.bootstrap, metaFiles);
-  await commits.all();
   progress.step("writing manifest");
   const parts = { blobs: layers.map((layer) => layer.blob), bootstrap };
   const configBytes = convertedConfig(sourceConfig, parts);
   const config = describe(codecs, MEDIA_TYPE.ociConfig, configBytes);
-  await target.putBytes(config, configBytes);
+  await Promise.all([commits.all(), target.putBytes(config, configBytes)]); // both wait for the disk
   const bytes = convertedManifest(
     { manifest, digest: raw.descriptor.digest },
     config,
