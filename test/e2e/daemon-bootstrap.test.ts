@@ -19,6 +19,7 @@ import { unpackImage } from "../kit/bootstrap-dir.ts";
 import { canRunContainerd, startContainerd } from "../kit/containerd-lab.ts";
 import { DaemonHome, untilGone } from "../kit/daemon.ts";
 import { type DockerRegistry, hasDockerRegistry, startDockerRegistry } from "../kit/docker-registry.ts";
+import { holdersOf } from "../kit/failover-lab.ts";
 import { startFakeRegistry } from "../kit/fake-registry.ts";
 import { smallGolden } from "../kit/golden.ts";
 import { isBuilt } from "../kit/program.ts";
@@ -142,9 +143,12 @@ async function read(mountpoint: string, { path }: TreeEntry): Promise<string> {
   return status === 0 ? stdout.slice(0, 64) : (/: ([^:]+)\n$/.exec(stderr)?.[1] ?? stderr);
 }
 
-async function killDaemon(): Promise<void> {
+/** @param withHolder so that nobody brings its mounts back */
+async function killDaemon(withHolder: boolean): Promise<void> {
   const pid = await home.pid();
-  process.kill(pid, "SIGKILL");
+  const pids = [...(withHolder ? holdersOf(pid) : []), pid];
+  for (const one of pids) process.kill(one, "SIGSTOP"); // none sees another's end
+  for (const one of pids) process.kill(one, "SIGKILL");
   await untilGone(pid);
 }
 
@@ -208,28 +212,45 @@ describeHere("an image whose bootstrap layer has been unpacked", () => {
     await next.umount(at);
   });
 
-  test("comes back after the daemon was killed, while a program still sits in the dead mount", async () => {
+  test("goes on after the daemon was killed, for a program that sits in it, and for who asks for it meanwhile", async () => {
     const at = await mountAs("a");
     await using sitting = sitIn(at);
     await sitting.ready;
-    await killDaemon();
+    const before = findMount(at)?.mountId;
+    await killDaemon(false);
+    await mountAs("a");
+    expect([mounts.isMounted(at), findMount(at)?.mountId]).toEqual([true, before]);
+    expect(await treeDifferences(at)).toEqual([]);
+    expect((await run("ls", `/proc/${sitting.pid}/cwd/`)).status).toBe(0);
+    await killDaemon(false);
+    await expect(mounts.umount(at)).rejects.toMatchObject({ code: "EBUSY" });
+    await sitting[Symbol.asyncDispose]();
+    await mounts.umount(at);
+    expect(findMount(at)).toBeUndefined();
+  });
+
+  test("comes back after daemon and holder were killed, while a program still sits in the dead mount", async () => {
+    const at = await mountAs("a");
+    await using sitting = sitIn(at);
+    await sitting.ready;
+    const before = findMount(at)?.mountId;
+    await killDaemon(true);
     expect(mounts.isMounted(at)).toBe(false);
     await mountAs("a");
-    expect(mounts.isMounted(at)).toBe(true);
+    expect([mounts.isMounted(at), findMount(at)?.mountId === before]).toEqual([true, false]);
     expect(await treeDifferences(at)).toEqual([]);
-    expect((await run("ls", `/proc/${sitting.pid}/cwd/`)).status).not.toBe(0);
     await mounts.umount(at);
     expect(findMount(at)).toBeUndefined();
   });
 
   test("comes back, too, where nothing is known of the dead mount any more", async () => {
     const at = await mountAs("a");
-    await killDaemon();
+    await killDaemon(true);
     rmSync(join(home.root, "mounts"), { recursive: true });
     expect(mounts.isMounted(at)).toBe(false);
     await mountAs("a");
     expect(await treeDifferences(at)).toEqual([]);
-    await killDaemon();
+    await killDaemon(true);
     rmSync(join(home.root, "mounts"), { recursive: true });
     await mounts.umount(at);
     expect(findMount(at)).toBeUndefined();
