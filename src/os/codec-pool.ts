@@ -55,9 +55,10 @@ export interface FillJob {
   readonly deviceFd: number;
 }
 
-/** Whether someone waits for a job. */
+/** How soon a job is wanted. */
 export interface FillUrgency {
-  readonly isUrgent: boolean;
+  /** 0: somebody waits for it; of others the lowest number goes first. */
+  readonly rank: number;
 }
 
 /** Numbers of a unit; `compressor` is a position in {@link COMPRESSOR_ORDER}. */
@@ -98,9 +99,13 @@ export interface CodecPool extends AsyncDisposable {
   decode(job: DecodeJob): Promise<readonly (Uint8Array | DecodeFailure)[]>;
   /**
    * Writes each unit to the device: undefined where its verified bytes are in the file, or why they are not. Jobs wait
-   * for an idle thread, the urgent ones first.
-   * @param urgency looked at when a thread is idle: a job may become urgent while it waits
+   * for an idle thread, the most urgent first; those that nobody waits for leave one of several threads to the others.
+   * @param urgency looked at when a thread is idle: a job may become urgent while it waits, see {@link reconsider}
    */
   fill(job: FillJob, urgency: FillUrgency): Promise<readonly (DecodeFailure | undefined)[]>;
+  /** A job that waits may have become urgent. */
+  reconsider(): void;
+  /** Starts every thread now: starting one takes longer than most of its jobs. */
+  warmUp(): void;
   encode(job: EncodeJob): Promise<EncodedPieces>;
 }

@@ -67,13 +67,18 @@ function buffersOf({ kind, job }: CodecRequest): ArrayBuffer[] {
   return kind === "fill" ? [...data, job.units.buffer, job.chunks.buffer, job.digests.buffer] : data;
 }
 
+interface PlacedJob {
+  readonly urgency: FillUrgency;
+  readonly start: () => void;
+}
+
 /** Starts threads as they are needed, at most as many as asked for; each call goes to the least busy one. */
 class ThreadedCodecPool implements CodecPool {
   readonly threads: number;
   readonly #started: PoolThread[] = [];
   /** Jobs that fill, and those that wait to: here and not with a thread, so that an urgent one can overtake. */
-  #filling = 0;
-  readonly #waiting: { readonly urgency: FillUrgency; readonly start: () => void }[] = [];
+  readonly #filling = new Set<PlacedJob>();
+  readonly #waiting: PlacedJob[] = [];
   #nextId = 0;
   #core: Promise<CompiledCore | undefined> | undefined;
   #closed = false;
@@ -87,29 +92,54 @@ class ThreadedCodecPool implements CodecPool {
   }
 
   async fill(job: FillJob, urgency: FillUrgency): Promise<readonly (DecodeFailure | undefined)[]> {
-    await this.#idleThread(urgency);
+    const waiting = await this.#idleThread(urgency);
     try {
       return (await this.#call("fill", job)) as readonly (DecodeFailure | undefined)[];
     } finally {
-      this.#filling--;
-      this.#startNext();
+      this.#filling.delete(waiting);
+      this.reconsider();
     }
   }
 
-  /** Waits until fewer jobs fill than there are threads; counts this one as filling then. */
-  async #idleThread(urgency: FillUrgency): Promise<void> {
-    await new Promise<void>((start) => {
-      this.#waiting.push({ urgency, start });
-      this.#startNext();
+  /** Waits for a thread to fill with; is one of those that fill then. */
+  #idleThread(urgency: FillUrgency): Promise<PlacedJob> {
+    return new Promise((resolve) => {
+      const job = { urgency, start: () => resolve(job) };
+      this.#waiting.push(job);
+      this.reconsider();
     });
   }
 
-  #startNext(): void {
-    if (this.#filling >= this.threads || this.#waiting.length === 0) return;
-    const urgent = this.#waiting.findIndex(({ urgency }) => urgency.isUrgent);
-    const [next] = this.#waiting.splice(Math.max(0, urgent), 1);
-    this.#filling++;
-    next?.start();
+  reconsider(): void {
+    while (this.#startNext());
+  }
+
+  /** @returns whether a job has been started */
+  #startNext(): boolean {
+    if (this.#filling.size >= this.threads) return false;
+    const next = this.#mostUrgent();
+    if (next === undefined) return false;
+    // Who waits is not to wait for work that nobody has asked for; and with all threads at that, readers, which
+    // have work of their own, would get too little of the processors.
+    if (next.urgency.rank > 0 && this.#countAhead() >= Math.max(1, this.threads - 1)) return false;
+    this.#waiting.splice(this.#waiting.indexOf(next), 1);
+    this.#filling.add(next);
+    next.start();
+    return true;
+  }
+
+  /** Jobs that fill, and that nobody waits for now. */
+  #countAhead(): number {
+    let ahead = 0;
+    for (const { urgency } of this.#filling) if (urgency.rank > 0) ahead++;
+    return ahead;
+  }
+
+  /** Of several the one that has waited longest. */
+  #mostUrgent(): PlacedJob | undefined {
+    let best: PlacedJob | undefined;
+    for (const job of this.#waiting) if (best === undefined || job.urgency.rank < best.urgency.rank) best = job;
+    return best;
   }
 
   async encode(job: EncodeJob): Promise<EncodedPieces> {
@@ -142,8 +172,7 @@ class ThreadedCodecPool implements CodecPool {
     return thread;
   }
 
-  /** Starts every thread now, so that they are there when there is work. */
-  startAll(): void {
+  warmUp(): void {
     while (this.#started.length < this.threads) this.#startThread();
   }
 
@@ -190,6 +219,6 @@ export function openCodecPool(options: CodecPoolOptions = {}): CodecPool {
     return pool;
   }
   const pool = new ThreadedCodecPool(Math.max(1, options.threads ?? availableParallelism()));
-  if (options.eager === true) pool.startAll();
+  if (options.eager === true) pool.warmUp();
   return pool;
 }

@@ -178,6 +178,8 @@ export function inlinePool(threads = 2): CodecPool & { fills: FillJob[] } {
       return units.map((unit) => fillInline(here, job.deviceFd, unit));
     },
     encode: () => Promise.reject(new Error("not in this pool")),
+    reconsider: () => undefined,
+    warmUp: () => undefined,
     [Symbol.asyncDispose]: async () => undefined,
   };
 }

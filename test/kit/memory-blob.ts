@@ -55,6 +55,14 @@ export class InlinePool implements CodecPool {
     throw new Error("building fills nothing");
   }
 
+  reconsider(): void {
+    // nothing waits
+  }
+
+  warmUp(): void {
+    // there are no threads
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     // nothing to release
   }

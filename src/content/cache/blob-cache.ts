@@ -16,8 +16,7 @@ import { type FetchLane, FetchQueue } from "./fetch-queue.ts";
 import { blobPlace, Filler } from "./filler.ts";
 import { Flight, type FlightResult } from "./flight.ts";
 import { type AccountStart, bytesOfChunks, countGivenUp, FlightAccount } from "./flight-account.ts";
-import { isSmallNeighbour, runAround } from "./neighbours.ts";
-import { ReadAhead } from "./read-ahead.ts";
+import { type Beside, Neighbours } from "./neighbours.ts";
 import { ReadyMap } from "./ready-map.ts";
 
 /** What {@link BlobCache.open} needs. */
@@ -63,10 +62,11 @@ export const CACHE_DEFAULTS = { readTimeoutMs: 30_000, flushMs: 2_000, flushByte
 
 /** Device bytes that one step of {@link BlobCache.ensure} looks at: bounds what waits in the queue. */
 const WINDOW_BYTES = 16 << 20;
-/** What is fetched for a reader besides its own chunks: by the same requests, and by others behind them. */
-interface Beside {
-  readonly along: readonly number[];
-  readonly behind: readonly number[];
+/** For whom fetches are launched. */
+interface LaunchOptions {
+  readonly lane: FetchLane;
+  readonly account: AccountStart;
+  readonly line?: object | undefined;
 }
 
 const NOTHING_BESIDE: Beside = { along: [], behind: [] };
@@ -85,7 +85,7 @@ export class BlobCache implements AsyncDisposable {
   readonly #map: ReadyMap;
   readonly #filler: Filler;
   readonly #queue = new FetchQueue();
-  readonly #ahead = new ReadAhead();
+  readonly #neighbours: Neighbours;
   /** By chunk position: the flight that is to bring it. */
   readonly #inFlight = new Map<number, Flight>();
   readonly #flights = new Set<Flight>();
@@ -106,6 +106,7 @@ export class BlobCache implements AsyncDisposable {
     this.#place = { digest: digestOfHex(options.id) };
     this.#files = files;
     this.#map = map;
+    this.#neighbours = new Neighbours(options.chunks, (i) => this.#isWorthFetching(i));
     const { chunks, source, pool, readTimeoutMs = CACHE_DEFAULTS.readTimeoutMs } = options;
     this.#filler = new Filler({
       ...{ chunks, source, pool, readTimeoutMs, deviceFd: files.dataFd, place: this.#place },
@@ -119,7 +120,10 @@ export class BlobCache implements AsyncDisposable {
     digestOfHex(id); // goes into a path
     const map = new ReadyMap(chunks);
     const files = await openCacheFiles({ dir, id, deviceBytes: sizeBytes, chunks }, map);
-    return new BlobCache(options, files, map);
+    const cache = new BlobCache(options, files, map);
+    // The first reader is not to wait for the start of a thread.
+    if (!cache.isReady({ start: 0, end: sizeBytes })) options.pool.warmUp();
+    return cache;
   }
 
   /** Descriptor of the data file: byte `i` is device byte `i`, and true where its chunk is ready. */
@@ -232,14 +236,24 @@ export class BlobCache implements AsyncDisposable {
       if (flight === undefined) wanted.push(chunk);
       else flights.add(flight);
     }
-    if (why === "demand") for (const flight of flights) this.#queue.promote(flight);
-    const beside = why === "demand" ? this.#beside(missing) : NOTHING_BESIDE;
-    for (const flight of this.#launch([...wanted, ...beside.along], why, { meters, wanted })) flights.add(flight);
-    this.#launch(beside.behind, "ahead", { meters });
+    if (why === "demand") this.#hurry(missing, flights);
+    const beside = why === "demand" ? this.#neighbours.of(missing, this.#filler.isLocal) : NOTHING_BESIDE;
+    const along = this.#launch([...wanted, ...beside.along], { lane: why, account: { meters, wanted } });
+    for (const flight of along) flights.add(flight);
+    // Some may have come into the flights above with their batch.
+    const behind = beside.behind.filter((chunk) => this.#isWorthFetching(chunk));
+    this.#launch(behind, { lane: "ahead", account: { meters }, line: beside.reader });
     return flights;
   }
 
-  #launch(chunks: readonly number[], lane: FetchLane, account: AccountStart): Flight[] {
+  /** A reader waits for chunks that are under way. */
+  #hurry(asked: readonly number[], flights: ReadonlySet<Flight>): void {
+    for (const chunk of asked) this.#inFlight.get(chunk)?.asked.add(chunk);
+    for (const flight of flights) this.#queue.promote(flight);
+    if (flights.size > 0) this.#options.pool.reconsider();
+  }
+
+  #launch(chunks: readonly number[], { lane, account, line }: LaunchOptions): Flight[] {
     const unitBytes = lane === "demand" ? FETCH_LIMITS.unitBytes : FETCH_LIMITS.backgroundUnitBytes;
     const plans = planFetches({
       chunks: this.chunks,
@@ -248,14 +262,15 @@ export class BlobCache implements AsyncDisposable {
       unitBytes,
     });
     return plans.map((plan) => {
-      const flight = new Flight(
-        plan,
-        lane,
-        (own) => this.#fly(own),
-        (own) => this.#forget(own),
-      );
+      const flight = new Flight(plan, {
+        ...{ lane, line },
+        work: (own) => this.#fly(own),
+        onDeserted: (own) => this.#forget(own),
+      });
       flight.account = new FlightAccount(plan, account);
       for (const chunk of flight.chunks) this.#inFlight.set(chunk, flight);
+      const { wanted = [] } = account;
+      if (lane === "demand") for (const i of wanted) if (this.#inFlight.get(i) === flight) flight.asked.add(i);
       this.#flights.add(flight);
       this.#queue.add(flight);
       return flight;
@@ -264,25 +279,6 @@ export class BlobCache implements AsyncDisposable {
 
   #isWorthFetching(chunk: number): boolean {
     return !this.#map.isReady(chunk) && !this.#inFlight.has(chunk) && this.#isVerifiable(chunk);
-  }
-
-  /** What a reader is likely to ask for next. */
-  #beside(missing: readonly number[]): Beside {
-    const [first, last] = [missing[0], missing.at(-1)];
-    if (first === undefined || last === undefined) return NOTHING_BESIDE;
-    const end = this.chunks.deviceOffset(last) + this.chunks.sizeBytes(last);
-    const unitBytes = missing.reduce((most, i) => Math.max(most, this.chunks.blobSizeBytes(i)), 0);
-    const range = this.#ahead.around({ start: this.chunks.deviceOffset(first), end }, unitBytes);
-    const span = chunksOf(this.chunks, { start: range.start, end: Math.min(range.end, this.sizeBytes) });
-    if (range.onlySmall) {
-      const isGood = (i: number): boolean => this.#isWorthFetching(i) && isSmallNeighbour(this.chunks, i);
-      return { along: runAround(span, { first, last }, isGood), behind: [] };
-    }
-    const behind: number[] = [];
-    for (let i = span.first; i < span.end; i++) {
-      if ((i < first || i > last) && this.#isWorthFetching(i)) behind.push(i);
-    }
-    return { along: [], behind };
   }
 
   #forget(flight: Flight): void {

@@ -46,17 +46,27 @@ export interface PlanInput {
 /** The fetches that bring all wanted chunks, with what lies in the same units. */
 export function planFetches(input: PlanInput): PlannedFetch[] {
   const { chunks, unitBytes = FETCH_LIMITS.unitBytes } = input;
-  const units = new Map<string, PlannedUnit>();
+  const units: PlannedUnit[] = [];
+  /** By blob offset: in a strange image the chunks of a unit do not follow one another. */
+  const known = new Map<number, PlannedUnit>();
   for (const i of withCompanions(input)) {
-    const key = `${chunks.blobOffset(i)}:${chunks.blobSizeBytes(i)}:${chunks.unitBytes(i)}:${chunks.compressor(i)}`;
-    const unit = units.get(key);
-    if (unit === undefined) units.set(key, newUnit(chunks, i));
-    else unit.chunks.push(i);
+    const unit = known.get(chunks.blobOffset(i));
+    if (unit !== undefined && isOfUnit(chunks, i, unit)) unit.chunks.push(i);
+    else {
+      const found = newUnit(chunks, i);
+      units.push(found);
+      known.set(found.blobOffset, found);
+    }
   }
   return merge(
-    [...units.values()].sort((a, b) => a.blobOffset - b.blobOffset),
+    units.sort((a, b) => a.blobOffset - b.blobOffset),
     unitBytes,
   );
+}
+
+function isOfUnit(chunks: ChunkMap, i: number, unit: PlannedUnit): boolean {
+  const isSameRange = chunks.blobSizeBytes(i) === unit.blobSizeBytes && chunks.unitBytes(i) === unit.unitBytes;
+  return isSameRange && chunks.compressor(i) === unit.compressor;
 }
 
 function newUnit(chunks: ChunkMap, i: number): PlannedUnit {
@@ -70,7 +80,13 @@ function newUnit(chunks: ChunkMap, i: number): PlannedUnit {
 }
 
 /** The wanted chunks and their neighbours in the same units, ascending. */
-function withCompanions({ chunks, wanted, mayAdd }: PlanInput): number[] {
+function withCompanions(input: PlanInput): readonly number[] {
+  const { chunks, wanted } = input;
+  const hasBatches = wanted.some((i) => chunks.unitBytes(i) !== chunks.sizeBytes(i));
+  return hasBatches ? withBatches(input) : [...wanted].sort((a, b) => a - b);
+}
+
+function withBatches({ chunks, wanted, mayAdd }: PlanInput): number[] {
   const all = new Set<number>();
   const isCompanion = (i: number, of: number): boolean =>
     i >= 0 && i < chunks.count && chunks.blobOffset(i) === chunks.blobOffset(of);

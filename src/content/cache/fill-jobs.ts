@@ -13,6 +13,8 @@ import type { PlannedFetch, PlannedUnit } from "./fetch-plan.ts";
 
 /** A job is worth a thread of its own from so many decompressed bytes on. */
 const JOB_UNIT_BYTES = 512 << 10;
+/** What nobody has asked for is worth a job behind the one that somebody waits for from so many on. */
+const BESIDE_UNIT_BYTES = 64 << 10;
 
 /** The bytes of a fetch, or where they can be read. */
 export type FetchedBytes = Uint8Array | FileBytes;
@@ -29,6 +31,8 @@ export interface JobTarget {
   readonly deviceFd: number;
   /** Of the pool. */
   readonly threads: number;
+  /** Chunks that readers wait for: their jobs come first, and bring little else. */
+  readonly asked: ReadonlySet<number>;
 }
 
 /**
@@ -37,23 +41,39 @@ export interface JobTarget {
  */
 export function planJobs(target: JobTarget, fetch: PlannedFetch, data: FetchedBytes): PlannedJob[] {
   const { chunks, deviceFd } = target;
-  const groups = groupUnits(fetch.units, target.threads);
-  return groups.map((units) => {
-    const start = (units[0] as PlannedUnit).blobOffset;
-    const end = units.reduce((max, unit) => Math.max(max, unit.blobOffset + unit.blobSizeBytes), start);
-    const range = { start: start - fetch.range.start, end: end - fetch.range.start };
+  const groups = groupUnits(fetch.units, target);
+  return groups.map((units, i) => {
+    const part = partOf(data, rangeOf(units, fetch.range.start), i === groups.length - 1);
     const job = {
-      data: partOf(data, range, groups.length === 1),
+      data: part.data,
       digester: chunks.digester,
-      ...rowsOf(chunks, units, start),
+      ...rowsOf(chunks, units, fetch.range.start + part.start),
       deviceFd,
     };
     return { job, units };
   });
 }
 
-function groupUnits(units: readonly PlannedUnit[], threads: number): PlannedUnit[][] {
-  const total = units.reduce((sum, unit) => sum + unit.unitBytes, 0);
+/** Where units are in what begins at blob offset `start`. */
+function rangeOf(units: readonly PlannedUnit[], start: number): ByteRange {
+  const [first, ends] = [units[0] as PlannedUnit, units.map((unit) => unit.blobOffset + unit.blobSizeBytes)];
+  return { start: first.blobOffset - start, end: Math.max(...ends) - start };
+}
+
+function groupUnits(units: readonly PlannedUnit[], { threads, asked }: JobTarget): PlannedUnit[][] {
+  const isAsked = (unit: PlannedUnit): boolean => unit.chunks.some((chunk) => asked.has(chunk));
+  const first = asked.size === 0 ? [] : units.filter(isAsked);
+  const rest = first.length === 0 ? units : units.filter((unit) => !isAsked(unit));
+  if (first.length === 0 || sumBytes(rest) < BESIDE_UNIT_BYTES) return shareOut(units, threads);
+  return [...shareOut(first, threads), ...shareOut(rest, threads)];
+}
+
+function sumBytes(units: readonly PlannedUnit[]): number {
+  return units.reduce((sum, unit) => sum + unit.unitBytes, 0);
+}
+
+function shareOut(units: readonly PlannedUnit[], threads: number): PlannedUnit[][] {
+  const total = sumBytes(units);
   const share = Math.max(JOB_UNIT_BYTES, Math.ceil(total / threads));
   const groups: PlannedUnit[][] = [];
   let groupBytes = Number.POSITIVE_INFINITY;
@@ -68,11 +88,17 @@ function groupUnits(units: readonly PlannedUnit[], threads: number): PlannedUnit
   return groups;
 }
 
-/** A part of the bytes; in a buffer that holds nothing else, for it is going to be transferred. */
-function partOf(data: FetchedBytes, { start, end }: ByteRange, isOnlyPart: boolean): FetchedBytes {
-  if (!(data instanceof Uint8Array)) return { fd: data.fd, position: data.position + start, sizeBytes: end - start };
-  const isWhole = start === 0 && end === data.length && data.byteLength === data.buffer.byteLength;
-  return isOnlyPart && isWhole ? data : data.slice(start, end);
+/** A part of the bytes, and where in them it begins; it is going to be transferred: the last one gets the buffer. */
+function partOf(
+  data: FetchedBytes,
+  { start, end }: ByteRange,
+  isLast: boolean,
+): { readonly data: FetchedBytes; readonly start: number } {
+  if (!(data instanceof Uint8Array)) {
+    return { data: { fd: data.fd, position: data.position + start, sizeBytes: end - start }, start };
+  }
+  if (isLast && data.byteLength === data.buffer.byteLength) return { data, start: 0 };
+  return { data: data.slice(start, end), start };
 }
 
 function rowsOf(

@@ -29,6 +29,12 @@ export class Filler {
     this.#options = options;
   }
 
+  /** Whether the source lies in a local file now. */
+  get isLocal(): boolean {
+    using file = lendFile(this.#options.source);
+    return file !== undefined;
+  }
+
   /** @returns chunks that failed @throws what the source throws; ETIMEDOUT */
   async fill(flight: Flight): Promise<Map<number, NydusError>> {
     const { source } = this.#options;
@@ -63,7 +69,8 @@ export class Filler {
   async #land(flight: Flight, data: FetchedBytes): Promise<Map<number, NydusError>> {
     const { chunks, pool, deviceFd } = this.#options;
     const failures = new Map<number, NydusError>();
-    const jobs = planJobs({ chunks, deviceFd, threads: pool.threads }, flight.plan, data);
+    const { asked } = flight;
+    const jobs = planJobs({ chunks, deviceFd, threads: pool.threads, asked }, flight.plan, data);
     await Promise.all(jobs.map((job) => this.#run(job, flight, failures)));
     return failures;
   }
@@ -71,7 +78,13 @@ export class Filler {
   async #run({ job, units }: PlannedJob, flight: Flight, failures: Map<number, NydusError>): Promise<void> {
     const { chunks, pool, place, onLanded } = this.#options;
     const start = performance.now();
-    const results = await pool.fill(job, flight).catch((error: unknown) => asNydusError(error));
+    const filled = units.flatMap((unit) => unit.chunks);
+    const urgency = {
+      get rank() {
+        return flight.rankOf(filled);
+      },
+    };
+    const results = await pool.fill(job, urgency).catch((error: unknown) => asNydusError(error));
     const landed: number[] = [];
     for (const [u, unit] of units.entries()) {
       const failure = results instanceof NydusError ? results : results[u];

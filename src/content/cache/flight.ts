@@ -7,6 +7,20 @@ import type { FlightAccount } from "./flight-account.ts";
 /** What became of a flight's chunks: those that failed, by position; the others are ready. */
 export type FlightResult = ReadonlyMap<number, NydusError>;
 
+/** What a {@link Flight} is made for. */
+export interface FlightOptions {
+  /** For whom it is. */
+  readonly lane: FetchLane;
+  readonly line?: object | undefined;
+  /** Fetches, decodes and writes. */
+  readonly work: (flight: Flight) => Promise<FlightResult>;
+  /** Called when nobody waits any more, before the abort. */
+  readonly onDeserted: (flight: Flight) => void;
+}
+
+/** Behind rank 0, what a reader waits for. */
+const LANE_RANKS = { demand: 1, ahead: 2, prefetch: 3 } as const satisfies Record<FetchLane, number>;
+
 /**
  * One fetch and those who wait for it. When the last one who waited has gone away it is aborted, and whoever comes later
  * starts a new one.
@@ -16,40 +30,35 @@ export class Flight implements QueuedFetch {
   /** Positions of all its chunks. */
   readonly chunks: readonly number[];
   lane: FetchLane;
+  readonly line: object | undefined;
   /** Counts what it costs. */
   account: FlightAccount | undefined;
   /** Settles when all chunks have landed or failed; never rejects. */
   readonly landed: Promise<FlightResult>;
+  /** Positions of its chunks that readers have asked for. */
+  readonly asked = new Set<number>();
   readonly #abort = new AbortController();
   readonly #work: (flight: Flight) => Promise<FlightResult>;
   readonly #onDeserted: (flight: Flight) => void;
   #settle: (result: FlightResult) => void = () => undefined;
   #waiters = 0;
 
-  /**
-   * @param lane for whom it is
-   * @param work fetches, decodes and writes
-   * @param onDeserted called when nobody waits any more, before the abort
-   */
-  constructor(
-    plan: PlannedFetch,
-    lane: FetchLane,
-    work: (flight: Flight) => Promise<FlightResult>,
-    onDeserted: (flight: Flight) => void,
-  ) {
+  constructor(plan: PlannedFetch, options: FlightOptions) {
     this.plan = plan;
     this.chunks = plan.units.flatMap((unit) => unit.chunks);
-    this.lane = lane;
-    this.#work = work;
-    this.#onDeserted = onDeserted;
+    this.lane = options.lane;
+    this.line = options.line;
+    this.#work = options.work;
+    this.#onDeserted = options.onDeserted;
     this.landed = new Promise((resolve) => {
       this.#settle = resolve;
     });
   }
 
-  /** Whether a reader waits for it. */
-  get isUrgent(): boolean {
-    return this.lane === "demand";
+  /** How soon work on some of its chunks is wanted, as a codec pool has it. */
+  rankOf(chunks: readonly number[]): number {
+    const isAsked = this.asked.size > 0 && chunks.some((chunk) => this.asked.has(chunk));
+    return isAsked ? 0 : LANE_RANKS[this.lane];
   }
 
   /** Aborted when the fetch is of no use any more. */

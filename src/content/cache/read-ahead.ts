@@ -8,31 +8,59 @@ export const AHEAD_LIMITS = {
    * A miss of small units brings the small ones that lie without a break around it in this window, by the same
    * request; windows begin at multiples of their length.
    */
-  smallWindowBytes: 1 << 20,
+  smallWindowBytes: 256 << 10,
+  /**
+   * Behind its request come other small units of a wider window, the nearest first, up to so many bytes of the blob;
+   * more where readers have missed before in the same window of `againBytes`.
+   */
+  first: { windowBytes: 1 << 20, blobBytes: 128 << 10 },
+  again: { windowBytes: 2 << 20, blobBytes: 512 << 10 },
+  againBytes: 2 << 20,
   /** A miss of others brings what lies in this window, of any size, by requests behind its own. */
-  windowBytes: 512 << 10,
+  windowBytes: 256 << 10,
   /** A miss so near behind what was read ahead of the one before, in device bytes, continues it. */
   gapBytes: 128 << 10,
-  /** The second miss that continues, and those after it, bring what follows: so much, and twice as much each time. */
-  firstBytes: 1 << 20,
-  mostBytes: 8 << 20,
+  /** From some miss on that continues, what follows is brought: so much at first, then `times` as much each time. */
+  remote: { misses: 2, firstBytes: 1 << 20, times: 2, mostBytes: 8 << 20 },
+  /** The same where nothing is fetched, only read from a local file and decoded. */
+  local: { misses: 1, firstBytes: 4 << 20, times: 4, mostBytes: 128 << 20 },
   /** Readers that are told apart. */
   readers: 8,
 } as const;
 
+/** One that reads a device. */
 interface Reader {
   /** Of the last miss. */
-  readonly start: number;
+  start: number;
   /** Of what has been read ahead. */
-  readonly end: number;
+  end: number;
   /** Misses that continued the first one. */
-  readonly continued: number;
+  continued: number;
+}
+
+/** Where small units may be brought from behind the others. */
+export interface WiderRange extends ByteRange {
+  readonly blobBytes: number;
 }
 
 /** What to read beside a miss. */
 export interface AheadRange extends ByteRange {
   /** Whether only small units are meant, those that lie around the miss without a break. */
   readonly onlySmall: boolean;
+  /** Where to look for more small units, and how many bytes of the blob they may have. */
+  readonly wider?: WiderRange | undefined;
+  /** Who reads; the same object for misses that continue one another. */
+  readonly reader: object;
+}
+
+/** A miss. */
+export interface Miss {
+  /** In the device. */
+  readonly range: ByteRange;
+  /** Of its largest unit in the blob. */
+  readonly unitBytes: number;
+  /** Whether the blob lies in a local file. */
+  readonly isLocal: boolean;
 }
 
 /**
@@ -42,33 +70,59 @@ export interface AheadRange extends ByteRange {
 export class ReadAhead {
   /** The one that came last is the last. */
   readonly #readers: Reader[] = [];
+  /** By window of `againBytes`: misses of small units. */
+  readonly #misses = new Map<number, number>();
 
-  /** @param miss in the device @param unitBytes of its largest unit in the blob */
-  around(miss: ByteRange, unitBytes: number): AheadRange {
+  around(miss: Miss): AheadRange {
+    const { range } = miss;
+    const reader = this.#readerAt(range.start);
+    const { local, remote } = AHEAD_LIMITS;
+    const growth = miss.isLocal ? local : remote;
+    const times = reader.continued - growth.misses;
+    const beside = times < 0 ? this.#windowOf(miss) : behind(range, times, growth);
+    // What was brought for earlier misses of a reader that goes on need not be looked at again.
+    const start = times > 0 ? Math.max(range.start, Math.min(reader.end, beside.end)) : beside.start;
+    const end = Math.max(reader.end, beside.end);
+    reader.start = range.start;
+    reader.end = end;
+    return { ...beside, start, end, reader };
+  }
+
+  #windowOf({ range, unitBytes }: Miss): Beside {
+    const { smallBytes, smallWindowBytes, windowBytes, again, againBytes, first } = AHEAD_LIMITS;
+    if (unitBytes > smallBytes) return { ...widen(range, windowBytes), onlySmall: false };
+    const place = Math.floor(range.start / againBytes);
+    const misses = this.#misses.get(place) ?? 0;
+    this.#misses.set(place, misses + 1);
+    const wide = misses === 0 ? first : again;
+    const wider = { ...widen(range, wide.windowBytes), blobBytes: wide.blobBytes };
+    const { start, end } = widen(range, smallWindowBytes);
+    // Who goes on behind the nearer part of the wider window is the same reader.
+    return { start, end: Math.max(end, range.end + wide.windowBytes / 4), onlySmall: true, wider };
+  }
+
+  /** The reader that goes on at a place, or a new one. */
+  #readerAt(place: number): Reader {
     const { gapBytes, readers } = AHEAD_LIMITS;
-    const at = this.#readers.findIndex(({ start, end }) => miss.start >= start && miss.start <= end + gapBytes);
-    const [before] = at < 0 ? [] : this.#readers.splice(at, 1);
-    const continued = before === undefined ? 0 : before.continued + 1;
-    const range = continued < 2 ? windowOf(miss, unitBytes) : behind(miss, continued);
-    const end = Math.max(before?.end ?? 0, range.end);
-    this.#readers.push({ start: miss.start, end, continued });
+    const at = this.#readers.findIndex(({ start, end }) => place >= start && place <= end + gapBytes);
+    const [known] = at < 0 ? [] : this.#readers.splice(at, 1);
+    const reader = known ?? { start: place, end: 0, continued: -1 };
+    reader.continued++;
+    this.#readers.push(reader);
     if (this.#readers.length > readers) this.#readers.shift();
-    return { ...range, end };
+    return reader;
   }
 }
 
-function windowOf(miss: ByteRange, unitBytes: number): AheadRange {
-  const isSmall = unitBytes <= AHEAD_LIMITS.smallBytes;
-  const bytes = isSmall ? AHEAD_LIMITS.smallWindowBytes : AHEAD_LIMITS.windowBytes;
-  return {
-    start: Math.floor(miss.start / bytes) * bytes,
-    end: Math.ceil(miss.end / bytes) * bytes,
-    onlySmall: isSmall,
-  };
+type Beside = Omit<AheadRange, "reader">;
+type Growth = (typeof AHEAD_LIMITS)["local" | "remote"];
+
+/** From and to multiples of a length. */
+function widen({ start, end }: ByteRange, bytes: number): ByteRange {
+  return { start: Math.floor(start / bytes) * bytes, end: Math.ceil(end / bytes) * bytes };
 }
 
-function behind(miss: ByteRange, continued: number): AheadRange {
-  const { firstBytes, mostBytes } = AHEAD_LIMITS;
-  const bytes = Math.min(mostBytes, firstBytes * 2 ** Math.min(30, continued - 2));
-  return { start: miss.start, end: miss.end + bytes, onlySmall: false };
+function behind(range: ByteRange, misses: number, { firstBytes, mostBytes, times }: Growth): Beside {
+  const bytes = Math.min(mostBytes, firstBytes * times ** Math.min(30, misses));
+  return { start: range.start, end: range.end + bytes, onlySmall: false };
 }

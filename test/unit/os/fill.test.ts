@@ -46,7 +46,7 @@ test("fill() writes each verified chunk to its place, zeros up to its block's en
     const content = (job.data as Uint8Array).slice();
     job.digests[4 * 32] = (job.digests[4 * 32] ?? 0) ^ 1; // the fifth one is not what it should be
     const { offsets } = job;
-    const results = await pool.fill(job, { isUrgent: false });
+    const results = await pool.fill(job, { rank: 2 });
     expect(results.map((failure) => failure?.code)).toEqual(offsets.map((_, i) => (i === 4 ? "EBADMSG" : undefined)));
     const wanted = Buffer.alloc((offsets.at(-1) ?? 0) + CHUNK_BYTES);
     for (const [i, offset] of offsets.entries()) {
@@ -60,16 +60,49 @@ test("an urgent job overtakes those that wait, also one that becomes urgent mean
   await withDevice(async (fd) => {
     await using pool = openCodecPool({ threads: 1 });
     const order: string[] = [];
-    const late = { isUrgent: false };
-    const fill = async (name: string, urgency: { isUrgent: boolean }): Promise<void> => {
+    const late = { rank: 2 };
+    const fill = async (name: string, urgency: { rank: number }): Promise<void> => {
       await pool.fill(jobOf(fd, 0, 3), urgency);
       order.push(name);
     };
-    const all = ["a", "b", "c"].map((name) => fill(name, { isUrgent: false }));
-    all.push(fill("late", late), fill("urgent", { isUrgent: true }));
-    late.isUrgent = true;
+    const all = ["a", "b", "c"].map((name) => fill(name, { rank: 2 }));
+    all.push(fill("late", late), fill("urgent", { rank: 0 }));
+    late.rank = 0;
     await Promise.all(all);
     expect(order).toEqual(["a", "late", "urgent", "b", "c"]);
+  });
+});
+
+test("jobs that nobody waits for leave a thread to the others, and take it once somebody waits", async () => {
+  await withDevice(async (fd) => {
+    await using pool = openCodecPool({ threads: 2 });
+    const jobs = Array.from({ length: 4 }, () => jobOf(fd, 0, 3));
+    const urgencies = [2, 2, 1, 2].map((rank) => ({ rank }));
+    const fills = jobs.map((job, i) => pool.fill(job, urgencies[i] as { rank: number }));
+    /** Which jobs a thread has, or has done: what they hold was handed over. */
+    const begun = async (): Promise<boolean[]> => {
+      for (let turn = 0; turn < 10; turn++) await Promise.resolve(); // no answer comes meanwhile
+      return jobs.map(({ digests }) => digests.byteLength === 0);
+    };
+    expect(await begun()).toEqual([true, false, false, false]);
+    (urgencies[3] as { rank: number }).rank = 0;
+    pool.reconsider();
+    expect(await begun()).toEqual([true, false, false, true]);
+    await Promise.all(fills);
+  });
+});
+
+test("while somebody waits for the job that runs, another one of those that nobody waits for runs beside it", async () => {
+  await withDevice(async (fd) => {
+    await using pool = openCodecPool({ threads: 2 });
+    const [one, two] = [jobOf(fd, 0, 3), jobOf(fd, 0, 3)];
+    const urgency = { rank: 2 };
+    const fills = [pool.fill(one, urgency), pool.fill(two, { rank: 2 })];
+    urgency.rank = 0;
+    pool.reconsider();
+    for (let turn = 0; turn < 10; turn++) await Promise.resolve();
+    expect([one.digests.byteLength, two.digests.byteLength]).toEqual([0, 0]);
+    await Promise.all(fills);
   });
 });
 
@@ -77,7 +110,7 @@ test("a device that takes no writes is an error of every chunk", async () => {
   await withDevice(async (_fd, path) => {
     await using pool = openCodecPool({ threads: 1 });
     const fd = openSync(path, "r");
-    const results = await pool.fill(jobOf(fd, 0, 3), { isUrgent: true });
+    const results = await pool.fill(jobOf(fd, 0, 3), { rank: 0 });
     closeSync(fd);
     expect(results.map((failure) => failure?.code)).toEqual(["EIO", "EIO", "EIO"]);
   });
@@ -99,7 +132,7 @@ test("small units, digested together, and large ones between them are each judge
       if (wrong.has(i)) digests[i * 32 + 31] = (digests[i * 32 + 31] ?? 0) ^ 1;
     }
     const rows = { units: new Float64Array(units), chunks: new Float64Array(chunks), digests };
-    const results = await pool.fill({ data, digester: "sha256", ...rows, deviceFd: fd }, { isUrgent: false });
+    const results = await pool.fill({ data, digester: "sha256", ...rows, deviceFd: fd }, { rank: 2 });
     expect(results.map((failure) => failure?.code)).toEqual(
       sizes.map((_, i) => (wrong.has(i) ? "EBADMSG" : undefined)),
     );

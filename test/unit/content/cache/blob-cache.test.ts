@@ -127,8 +127,26 @@ describe("ensure()", () => {
     const source = memorySource(fake.blob);
     await using cache = await open(temp.dir, fake, { source });
     await cache.ensure(rangeOf(fake, 4));
-    expect(source.reads.map(({ why }) => why)).toEqual(["demand"]);
-    expect(readyChunks(cache)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    expect(source.reads[0]?.why).toBe("demand");
+    const first = fake.rows.slice(0, 9).map(({ blobOffset, blobSizeBytes }) => ({ blobOffset, blobSizeBytes }));
+    expect(source.reads[0]?.range).toEqual({
+      start: first[0]?.blobOffset ?? -1,
+      end: (first[8]?.blobOffset ?? 0) + (first[8]?.blobSizeBytes ?? 0),
+    });
+  });
+
+  test("brings other small chunks that are near behind that request, the nearest first, up to a limit", async () => {
+    using temp = scratch();
+    const fake = makeFakeBlob({ seed: 5, units: 24, chunkBytes: 20_000, full: true });
+    fake.rows[9] = { ...(fake.rows[9] as FakeBlob["rows"][0]), blobSizeBytes: 70_000, digest: undefined };
+    const source = memorySource(fake.blob);
+    await using cache = await open(temp.dir, fake, { source });
+    await cache.ensure(rangeOf(fake, 4));
+    await Bun.sleep(50);
+    const ready = readyChunks(cache).filter((chunk) => chunk > 9);
+    const most = Math.floor((128 << 10) / (fake.rows[10]?.blobSizeBytes ?? 1));
+    expect(ready).toEqual(Array.from({ length: most }, (_, i) => 10 + i));
+    expect(source.reads.map(({ why }) => why)).toEqual(["demand", "prefetch"]);
   });
 
   test("a reader does not wait for what comes along with its chunks", async () => {
@@ -138,12 +156,11 @@ describe("ensure()", () => {
     let jobs = 0;
     const never = {
       ...pool,
-      fill: async (job: FillJob) =>
-        ++jobs === 2 ? new Promise<never>(() => undefined) : pool.fill(job, { isUrgent: true }),
+      fill: async (job: FillJob) => (++jobs > 1 ? new Promise<never>(() => undefined) : pool.fill(job, { rank: 0 })),
     };
     const cache = await open(temp.dir, fake, { pool: never });
     await cache.ensure(rangeOf(fake, 1));
-    expect([jobs, readyChunks(cache).includes(1), readyChunks(cache).length < 17]).toEqual([2, true, true]);
+    expect([jobs, readyChunks(cache).includes(1), readyChunks(cache).length < 17]).toEqual([3, true, true]);
     void cache.close();
   });
 
