@@ -208,7 +208,7 @@ let startedAhead: ThreadedCodecPool | undefined;
  */
 export function startCodecThreads(): void {
   startedAhead ??= new ThreadedCodecPool(availableParallelism());
-  startedAhead.startAll();
+  startedAhead.warmUp();
 }
 
 /** Opens a pool of codec threads. */
