@@ -5,8 +5,6 @@ const EPOLL_CTL_ADD = 1;
 const EPOLL_CTL_DEL = 2;
 const EPOLLIN = 1;
 const EPOLLPRI = 2;
-/** Of the threads that wait for one descriptor, an event wakes one. */
-const EPOLLEXCLUSIVE = 2 ** 28;
 /** struct epoll_event is packed on x86-64 only. */
 const EVENT_BYTES = process.arch === "x64" ? 12 : 16;
 const DATA_AT = EVENT_BYTES - 8;
@@ -45,9 +43,9 @@ export function wakePoll({ wakeFd }: PollHandle): void {
   writeSync(wakeFd, new Uint8Array(new BigUint64Array([1n]).buffer));
 }
 
-/** Adds a descriptor under a key above 0. Of the poll sets that have it, one is woken by each event. */
+/** Adds a descriptor under a key above 0. An event wakes all poll sets that have it: who comes late finds nothing. */
 export function addToPoll(handle: PollHandle, fd: number, key: number): void {
-  control(handle, EPOLL_CTL_ADD, fd, encodeEvent(EPOLLIN | EPOLLEXCLUSIVE, key));
+  control(handle, EPOLL_CTL_ADD, fd, encodeEvent(EPOLLIN, key));
 }
 
 /** The same for what is not data: changes of /proc/self/mountinfo. */

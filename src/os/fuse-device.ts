@@ -11,6 +11,7 @@ const MS_NODEV = 4;
 const MS_NOEXEC = 8;
 const MS_NOATIME = 1024;
 const EPERM = 1;
+const EAGAIN = 11;
 
 /** How a FUSE file system is mounted; what is undefined is the default of who mounts. */
 export interface FuseMountOptions {
@@ -100,12 +101,15 @@ function mountByCall(fd: number, mountpoint: string, options: FuseMountOptions):
  * @returns bytes read into `buffer`; 0 when there is none; -1 when the file system has been unmounted or aborted
  */
 export function readFuseRequest(fd: number, buffer: Uint8Array): number {
+  const count = libc().readInto(fd, buffer);
+  if (count >= 0) return count;
+  if (count === -EAGAIN) return 0; // another thread was faster: too common to be an exception
   try {
-    return readSync(fd, buffer);
+    return readSync(fd, buffer); // says reliably what it was
   } catch (error) {
     const code = (error as { code?: string }).code;
     if (code === "ENODEV" || code === "ECONNABORTED") return -1;
-    // EAGAIN: another thread was faster. ENOENT: the request was interrupted before it could be read.
+    // ENOENT: the request was interrupted before it could be read.
     if (code === "EAGAIN" || code === "ENOENT" || code === "EINTR") return 0;
     throw error;
   }

@@ -25,6 +25,8 @@ export interface Libc {
   adviseWillNeed(fd: number, position: number, sizeBytes: number): void;
   /** eventfd(2), counting from 0, closed on exec, not blocking. */
   eventFd(): FdResult;
+  /** read(2). @returns bytes, or a negated errno: for what often finds nothing, where an exception would cost more */
+  readInto(fd: number, buffer: Uint8Array): number;
   /** epoll_create1(2), closed on exec. */
   epollCreate(): FdResult;
   /** epoll_ctl(2). @param event a struct epoll_event */
@@ -177,6 +179,7 @@ const FUNCTIONS = {
   fcntl: { args: ["i32", "i32", "i64"], returns: "i32" },
   fanotify_init: { args: ["u32", "u32"], returns: "i32" },
   fanotify_mark: { args: ["i32", "u32", "u64", "i32", "ptr"], returns: "i32" },
+  read: { args: ["i32", "ptr", "u64"], returns: "i64" },
   __errno_location: { args: [], returns: "ptr" },
 } as const;
 
@@ -234,6 +237,10 @@ function loadLibc(): Libc {
     viewMapping: (address, lengthBytes) => new Uint8Array(ffi.toArrayBuffer(address as never, 0, lengthBytes)),
     adviseWillNeed: (fd, position, sizeBytes) => void call.posix_fadvise(fd, position, sizeBytes, POSIX_FADV_WILLNEED),
     eventFd: () => fdOf(call.eventfd(0, O_NONBLOCK | CLOEXEC)),
+    readInto: (fd, buffer) => {
+      const count = Number(call.read(fd, buffer, buffer.length));
+      return count < 0 ? -errno() : count;
+    },
     epollCreate: () => fdOf(call.epoll_create1(CLOEXEC)),
     epollControl: ({ epollFd, operation, fd, event }) => errnoOf(call.epoll_ctl(epollFd, operation, fd, event)),
     epollWait: ({ epollFd, events, maxEvents, timeoutMs }) => call.epoll_wait(epollFd, events, maxEvents, timeoutMs),
