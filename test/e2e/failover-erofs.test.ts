@@ -17,6 +17,7 @@ import { promisify } from "node:util";
 import { findMount } from "../../src/os/mount.ts";
 import { makeCrashImage } from "../kit/crash-image.ts";
 import { crashRound } from "../kit/crash-lab.ts";
+import type { ReaderReport } from "../kit/crash-reader.ts";
 import { DaemonHome, descriptorsOf, untilGone } from "../kit/daemon.ts";
 import { canMountErofs, type LabImage, makeLabImage } from "../kit/erofs-lab.ts";
 import {
@@ -74,6 +75,14 @@ async function requestsOf(): Promise<number> {
   return mounts.reduce((sum, { stats }) => sum + (stats?.requests ?? 0), 0);
 }
 
+/** Reads that wait for data, as the daemon has counted. */
+async function waitingNow(): Promise<number> {
+  const mounts = JSON.parse(await home.ok("mounts", "--json")) as {
+    readonly stats?: { readonly waitingNow: number };
+  }[];
+  return mounts.reduce((sum, { stats }) => sum + (stats?.waitingNow ?? 0), 0);
+}
+
 /** Reads by the thread pool, which may wait. @returns how many bytes came, or the error */
 async function readByte(fd: number): Promise<string> {
   try {
@@ -99,6 +108,37 @@ describe.skipIf(!canMount)("kill -9 of a daemon that mounts by EROFS", () => {
       const result = await crashRound(round);
       expect([result.wrong, result.unread, result.broken, result.sigbus]).toEqual([[], [], [], 0]);
       expect(result.errorsOfOne).toBeLessThanOrEqual(round.times);
+    } finally {
+      await image[Symbol.asyncDispose]();
+      rmSync(dir, { recursive: true, force: true });
+    }
+  });
+
+  test("with reads in hand gives them to its successor: none fails, by read and by mmap, with two deaths in a row", async () => {
+    const dir = mkdtempSync(join(tmpdir(), "nydus-failover-"));
+    const image = await makeCrashImage(dir, { seed: 5, bytes: 4 << 20, probes: 1 });
+    let isStuck = false;
+    image.registry.rules.unshift(({ path }) => {
+      return isStuck && path.includes("/blobs/") ? { status: 206, body: "never", cutAt: 0, end: "hang" } : undefined;
+    });
+    try {
+      const at = home.mountpoint("m");
+      await home.ok("mount", "--engine", "erofs", "--prefetch", "none", "--read-timeout", "20s", image.reference, at);
+      isStuck = true;
+      const readers = ["read", "mmap", "read", "mmap", "mmap", "read"].map((how, seed) =>
+        run(process.execPath, join(import.meta.dir, "../kit/crash-reader.ts"), image.list, at, how, `${seed}`),
+      );
+      await until("all wait", async () => (await waitingNow()) >= 4);
+      await killDaemon(home);
+      await Bun.sleep(500); // the successor waits, too
+      isStuck = false;
+      await killDaemon(home);
+      const reports = (await Promise.all(readers)).map(({ status, stdout, stderr }) => {
+        if (status !== 0) return { status, stderr };
+        const { errors, wrong, unread } = JSON.parse(stdout) as ReaderReport;
+        return { errors, wrong, unread };
+      });
+      expect(reports).toEqual(readers.map(() => ({ errors: {}, wrong: [], unread: [] })));
     } finally {
       await image[Symbol.asyncDispose]();
       rmSync(dir, { recursive: true, force: true });
