@@ -1,4 +1,3 @@
-import { isNydus } from "./containerd-chains.ts";
 import { GOLDEN_IMAGES, type GoldenImage } from "./containerd-images.ts";
 import { ContainerdWorld, type ModelContainer } from "./containerd-world.ts";
 import type { Containerd } from "./peers.ts";
@@ -190,8 +189,8 @@ function pickContainer(
   return fit.length === 0 ? undefined : random.pick(fit);
 }
 
-function nameOf({ id, image, isServed }: ModelContainer): string {
-  return `${id.slice(0, 6)} of ${image}${isNydus(image) && !isServed ? " (mount lost)" : ""}`;
+function nameOf({ id, image }: ModelContainer): string {
+  return `${id.slice(0, 6)} of ${image}`;
 }
 
 /** The steps of a seed. */

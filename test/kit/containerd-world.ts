@@ -36,8 +36,6 @@ export interface ModelContainer {
   readonly id: string;
   readonly image: GoldenImage;
   isRunning: boolean;
-  /** Its image is mounted and the daemon that has mounted it lives; of no meaning for plain images. */
-  isServed: boolean;
   /** What it has written to a file of its own. */
   note: string | undefined;
 }
@@ -120,7 +118,7 @@ export class ContainerdWorld implements AsyncDisposable {
 
   async run(image: GoldenImage): Promise<ModelContainer> {
     const id = await startSleeper(this.host, this.reference(image));
-    const container = { id, image, isRunning: true, isServed: true, note: undefined };
+    const container = { id, image, isRunning: true, note: undefined };
     this.containers.set(id, container);
     this.#noteRead(image, READ_BY_START);
     return container;
@@ -128,7 +126,7 @@ export class ContainerdWorld implements AsyncDisposable {
 
   async start(container: ModelContainer): Promise<void> {
     await this.host.ok("nerdctl", "start", container.id);
-    Object.assign(container, { isRunning: true, isServed: true });
+    container.isRunning = true;
     this.#noteRead(container.image, READ_BY_START);
   }
 
@@ -148,7 +146,7 @@ export class ContainerdWorld implements AsyncDisposable {
   async write(container: ModelContainer, text: string): Promise<void> {
     const command = ["/busybox", "sh", "-c", `echo ${text} >${NOTE}`];
     const result = await this.host.nerdctl("exec", container.id, ...command);
-    if (container.isServed) this.#expect(result, true, `write ${text} in ${container.id}`);
+    this.#expect(result, true, `write ${text} in ${container.id}`);
     if (result.status === 0) container.note = text;
   }
 
@@ -209,11 +207,16 @@ export class ContainerdWorld implements AsyncDisposable {
     await this.host.startContainerd();
   }
 
-  /** Kills the process that serves the mounts, if there is one. What it has read lately is not durable, and read again. */
-  async killDaemon(): Promise<void> {
+  /**
+   * Kills the process that serves the mounts, if there is one; another one goes on. What it has read lately is not
+   * durable, and read again.
+   * @param how with its holder no other one comes
+   */
+  async killDaemon(how: "alone" | "with holder" = "alone"): Promise<void> {
     const { stdout, status } = await this.host.nydus("--root", this.host.root, "daemon", "status", "--json");
     if (status !== 0) return;
     try {
+      if (how === "with holder") await this.#killHolder();
       process.kill((JSON.parse(stdout) as { pid: number }).pid, "SIGKILL");
     } catch {
       return; // it was idle, and has ended
@@ -221,12 +224,17 @@ export class ContainerdWorld implements AsyncDisposable {
     this.daemonDied();
   }
 
+  async #killHolder(): Promise<void> {
+    const { stdout } = await this.host.nydus("--root", this.host.root, "mounts", "--json");
+    const holders = (JSON.parse(stdout) as { holder?: { pid: number } }[]).map(({ holder }) => holder?.pid);
+    for (const pid of new Set(holders)) if (pid !== undefined) process.kill(pid, "SIGKILL");
+  }
+
   daemonDied(): void {
     const durable = Date.now() - DURABLE_MS;
     for (const cached of this.#cached.values()) {
       for (const [path, readMs] of [...cached]) if (readMs > durable) cached.delete(path);
     }
-    for (const container of this.containers.values()) container.isServed = !isNydus(container.image);
   }
 
   async cleanup(): Promise<void> {
@@ -274,7 +282,7 @@ export class ContainerdWorld implements AsyncDisposable {
       const path = random.pick(readable);
       this.#judge(container, path, await this.#digestFrom(container, path));
     }
-    if (container.note === undefined || !container.isServed) return;
+    if (container.note === undefined) return;
     const digest = createHash("sha256").update(`${container.note}\n`).digest("hex");
     const found = await this.#digestFrom(container, NOTE);
     if (found !== digest) throw new ModelError(`${container.id} does not read what it wrote: ${found}`);
@@ -295,15 +303,15 @@ export class ContainerdWorld implements AsyncDisposable {
 
   /** @param found a digest, or an error where that is allowed */
   #judge(container: ModelContainer, path: string, found: string): void {
-    const { image, isServed } = container;
+    const { image } = container;
     if (found === FILES.get(path)) {
       this.reads++;
-      if (isServed) this.#noteRead(image, path);
+      this.#noteRead(image, path);
       return;
     }
     const isDigest = /^[0-9a-f]{64}$/.test(found);
-    if (!isDigest && isNydus(image) && (!isServed || !this.canRead(image, path))) return;
-    const state = `served: ${isServed}, readable: ${this.canRead(image, path)}, registry: ${this.isRegistryUp}`;
+    if (!isDigest && isNydus(image) && !this.canRead(image, path)) return;
+    const state = `readable: ${this.canRead(image, path)}, registry: ${this.isRegistryUp}`;
     throw new ModelError(`${container.id} of ${image} reads ${path} as ${found} (${state})`);
   }
 
