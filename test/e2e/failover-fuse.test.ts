@@ -79,6 +79,33 @@ describe.skipIf(!canMount)("kill -9 of the daemon", () => {
     },
   );
 
+  test.each([
+    ["1", ["right"]],
+    ["0", ["right", "Input/output error"]],
+  ])("does not lose a read that was under way (kernel resends: %s)", async (resend, allowed) => {
+    const dir = mkdtempSync(join(tmpdir(), "nydus-failover-"));
+    await using image = await makeCrashImage(dir, { seed: 4, bytes: 2 << 20, probes: 1 });
+    const at = home.mountpoint("m");
+    const mount = (): Promise<string> => home.ok("mount", ...FLAGS, "--read-timeout", "20s", image.reference, at);
+    await withEnvironment({ NYDUS_FUSE_RESEND: resend }, mount);
+    const { path = "", sha256 = "" } = image.probes[0] ?? {};
+    let hanging = 0;
+    image.registry.rules.push(({ headers }) => {
+      if (headers["range"] === undefined) return undefined;
+      hanging++;
+      return { status: 206, body: "x", cutAt: 0, end: "hang" };
+    });
+    const reader = run("sha256sum", join(at, path));
+    await until("the fetch", () => hanging > 0);
+    image.registry.rules.length = 0;
+    await killDaemon(home);
+    const { stdout, stderr } = await reader;
+    const result = stdout.startsWith(sha256) ? "right" : (/: ([^:]+)\n$/.exec(stderr)?.[1] ?? stdout);
+    expect(allowed).toContain(result);
+    expect((await run("sha256sum", join(at, path))).stdout).toStartWith(sha256);
+    rmSync(dir, { recursive: true, force: true });
+  });
+
   test("is survived with the registry gone: what is cached is read, what is not is an error", async () => {
     const dir = mkdtempSync(join(tmpdir(), "nydus-failover-"));
     const image = await makeCrashImage(dir, { seed: 3, bytes: 4 << 20, probes: 2 });
