@@ -67,7 +67,10 @@ async function upgrade(context: CliContext): Promise<void> {
   const { pid, from } = await client.upgrade(runCommand(context, before.threads, before.idleMs));
   const after = await client.status();
   if (context.json) await printJson({ pid, from, version: after.version, versionBefore: before.version });
-  else await printText(`process ${pid} (${after.version}) serves ${after.mounts} mounts of process ${from} (${before.version})\n`);
+  else
+    await printText(
+      `process ${pid} (${after.version}) serves ${after.mounts} mounts of process ${from} (${before.version})\n`,
+    );
 }
 
 async function logs(context: CliContext, { follow }: DaemonArguments): Promise<void> {
