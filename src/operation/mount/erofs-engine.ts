@@ -193,8 +193,9 @@ class ErofsHost implements MountHost {
         await takeover.answerAll(files.all(), serve);
       };
       holder.onResumed(() => {
-        void begin().catch((error) => {
+        void begin().catch(async (error) => {
           this.#fail(asNydusError(error));
+          await serve().catch(() => undefined); // what waits fails, and does not wait for ever
           resolve();
         });
       });

@@ -15,6 +15,8 @@ const SWEPT_BEHIND = 64;
 interface Unanswered {
   readonly fd: number;
   readonly events: readonly JournaledEvent[];
+  /** The number, taken so that nothing else gets it; undefined where something else had it before. */
+  readonly place: number | undefined;
 }
 
 interface OldJournal {
@@ -31,7 +33,9 @@ export class ErofsTakeover {
   readonly #group: FanotifyGroup;
   readonly #holder: HolderClient;
   readonly #journals: readonly OldJournal[];
+  readonly #unanswered: readonly Unanswered[];
 
+  /** Early in the life of a successor: most numbers are free yet. */
   constructor(group: FanotifyGroup, holder: HolderClient) {
     this.#group = group;
     this.#holder = holder;
@@ -40,6 +44,10 @@ export class ErofsTakeover {
       if (view === undefined) return []; // of another version: its reads fail
       holder.hold(handed.entry);
       return [{ key: handed.entry.key, fd: handed.fd, view }];
+    });
+    const events = this.#journals.flatMap(({ view }) => view.left());
+    this.#unanswered = [...Map.groupBy(events, ({ fd }) => fd)].map(([fd, noted]) => {
+      return { fd, events: noted, place: occupy(group.fd, fd) };
     });
   }
 
@@ -50,42 +58,30 @@ export class ErofsTakeover {
    */
   async answerAll(files: Iterable<MarkedFile>, serve: () => Promise<void>): Promise<void> {
     const all = [...files];
-    const unanswered = [...Map.groupBy(this.#events(), ({ fd }) => fd)].map(([fd, events]) => ({ fd, events }));
-    this.#sweep(new Set(unanswered.map(({ fd }) => fd)));
-    const places = new Map(unanswered.map(({ fd }) => [fd, occupy(this.#group.fd, fd)]));
+    this.#sweep();
     // A number that something else has here might be free, and an event's, at any moment.
-    const early = unanswered.filter(({ fd }) => places.get(fd) === undefined);
-    await Promise.all(early.map((one) => this.#answer(one, all)));
+    await Promise.all(this.#unanswered.map((one) => one.place === undefined && this.#answer(one, all)));
     await serve();
-    await Promise.all(
-      unanswered.map(async (one) => {
-        const place = places.get(one.fd);
-        if (place === undefined) return;
-        try {
-          await this.#answer(one, all);
-        } finally {
-          closeSync(place);
-        }
-      }),
-    );
+    await Promise.all(this.#unanswered.map((one) => one.place !== undefined && this.#answer(one, all)));
     this.#forgetJournals();
   }
 
-  #events(): JournaledEvent[] {
-    return this.#journals.flatMap(({ view }) => view.left());
-  }
-
   /** There should be none: what has been read is in the journal. Nobody is to wait for ever should that be wrong. */
-  #sweep(known: ReadonlySet<number>): void {
+  #sweep(): void {
+    const known = new Set(this.#unanswered.map(({ fd }) => fd));
     const highest = Math.max(0, ...this.#journals.map(({ view }) => view.highestFd));
     const end = Math.max(LEAST_SWEPT, highest + SWEPT_BEHIND);
     for (let fd = 0; fd < end; fd++) if (!known.has(fd)) answerEvent(this.#group, fd, EIO);
   }
 
-  async #answer({ fd, events }: Unanswered, files: readonly MarkedFile[]): Promise<void> {
-    const filled = await Promise.all(events.map((event) => fill(event, files)));
-    answerEvent(this.#group, fd, filled.every(Boolean) ? 0 : EIO);
-    for (const { view } of this.#journals) view.forget(fd);
+  async #answer({ fd, events, place }: Unanswered, files: readonly MarkedFile[]): Promise<void> {
+    try {
+      const filled = await Promise.all(events.map((event) => fill(event, files)));
+      answerEvent(this.#group, fd, filled.every(Boolean) ? 0 : EIO);
+      for (const { view } of this.#journals) view.forget(fd);
+    } finally {
+      if (place !== undefined) closeSync(place);
+    }
   }
 
   #forgetJournals(): void {
