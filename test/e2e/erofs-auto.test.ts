@@ -78,7 +78,10 @@ async function readSome(name: string): Promise<void> {
 describe.skipIf(!canMount)("--engine auto", () => {
   test("mounts by EROFS where that works, says why once, and keeps what the check of the bootstrap found", async () => {
     const session = await mount("one");
-    expect([session.kind, findMount(join(dir, "one"))?.type]).toEqual([{ engine: "erofs", type: "erofs" }, "erofs"]);
+    expect([session.kind, findMount(join(dir, "one"))?.type]).toEqual([
+      { engine: "erofs", type: "erofs", why: expect.stringContaining("asks before it reads") },
+      "erofs",
+    ]);
     expect(choices).toEqual([expect.stringContaining("engine erofs: ")]);
     await readSome("one");
     await mount("two");
@@ -90,7 +93,7 @@ describe.skipIf(!canMount)("--engine auto", () => {
 
   test("mounts by FUSE with options of FUSE, and says so in the session", async () => {
     const session = await mount("fuse", { options: "subtype=other" });
-    expect(session.kind).toEqual({ engine: "fuse", type: "fuse.other" });
+    expect(session.kind).toEqual({ engine: "fuse", type: "fuse.other", why: "its mount options are for FUSE" });
     await readSome("fuse");
   });
 
