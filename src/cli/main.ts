@@ -8,14 +8,14 @@ import { threadRole } from "../os/thread.ts";
 /** What the threads of this program do: modules that serve their role when they are loaded in its thread. */
 const THREAD_ROLES: Readonly<Record<string, () => Promise<unknown>>> = {
   codec: () => import("../os/codec-thread.ts"),
-  fuse: () => import("../operation/mount/fuse-thread.ts"),
-  erofs: () => import("../operation/mount/erofs-thread.ts"),
+  fuse: () => import("../operation/mount/fuse/thread.ts"),
+  erofs: () => import("../operation/mount/erofs/thread.ts"),
 };
 
 /** The same of processes that it starts for itself. */
 const PROCESS_ROLES: Readonly<Record<string, () => Promise<unknown>>> = {
-  holder: () => import("../operation/mount/holder.ts"),
-  "bootstrap-check": () => import("../operation/mount/bootstrap-check-process.ts"),
+  holder: () => import("../operation/mount/holder/process.ts"),
+  "bootstrap-check": () => import("../operation/mount/erofs/bootstrap-check-process.ts"),
 };
 
 type Program = typeof import("./program.ts")["runProgram"];

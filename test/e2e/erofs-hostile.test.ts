@@ -11,7 +11,7 @@ import { SUPER_OFFSET, SuperBlock } from "../../src/format/erofs/superblock.ts";
 import { openRafs, type RafsImage } from "../../src/format/rafs/image.ts";
 import { checkForDriver } from "../../src/format/rafs/kernel-safe.ts";
 import type { MountHost, MountSession } from "../../src/operation/mount/engine.ts";
-import { openErofsHost } from "../../src/operation/mount/erofs-engine.ts";
+import { openErofsHost } from "../../src/operation/mount/erofs/engine.ts";
 import { mapFile } from "../../src/os/mmap.ts";
 import { findMount } from "../../src/os/mount.ts";
 import { canMountErofs, kernelBugs } from "../kit/erofs-lab.ts";

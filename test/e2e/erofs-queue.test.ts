@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { MountHost } from "../../src/operation/mount/engine.ts";
-import { openErofsHost } from "../../src/operation/mount/erofs-engine.ts";
+import { openErofsHost } from "../../src/operation/mount/erofs/engine.ts";
 import { mapFile } from "../../src/os/mmap.ts";
 import { canMountErofs, type LabImage, makeLabImage } from "../kit/erofs-lab.ts";
 import { run } from "../kit/shell.ts";

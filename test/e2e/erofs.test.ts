@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { NydusError } from "../../src/base/errors.ts";
 import { openRafs } from "../../src/format/rafs/image.ts";
 import type { MountHost, MountOptions, MountSession } from "../../src/operation/mount/engine.ts";
-import { openErofsHost } from "../../src/operation/mount/erofs-engine.ts";
+import { openErofsHost } from "../../src/operation/mount/erofs/engine.ts";
 import { type MappedFile, mapFile } from "../../src/os/mmap.ts";
 import { findMount } from "../../src/os/mount.ts";
 import { canMountErofs, isAlive, kernelBugs, type LabImage, makeLabImage } from "../kit/erofs-lab.ts";

@@ -1,7 +1,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { openFuseNativeHost } from "../../src/operation/mount/fuse-native-engine.ts";
+import { openFuseNativeHost } from "../../src/operation/mount/fuse/native-engine.ts";
 import { listMounts } from "../../src/operation/mount/mount-record.ts";
 import { mapFile } from "../../src/os/mmap.ts";
 import { findMount } from "../../src/os/mount.ts";

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { NydusError } from "../../src/base/errors.ts";
 import { openRafs } from "../../src/format/rafs/image.ts";
 import type { MountHost, MountOptions, MountSession } from "../../src/operation/mount/engine.ts";
-import { openFuseHost } from "../../src/operation/mount/fuse-session.ts";
+import { openFuseHost } from "../../src/operation/mount/fuse/session.ts";
 import { type MappedFile, mapFile } from "../../src/os/mmap.ts";
 import { findMount } from "../../src/os/mount.ts";
 import { smallGolden } from "../kit/golden.ts";

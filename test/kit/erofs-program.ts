@@ -2,7 +2,7 @@
 // bun erofs-program.ts BOOTSTRAP MOUNTPOINT SEED [BLOBS FILES]
 import { readdirSync, readFileSync } from "node:fs";
 import { dirname } from "node:path";
-import { openErofsHost } from "../../src/operation/mount/erofs-engine.ts";
+import { openErofsHost } from "../../src/operation/mount/erofs/engine.ts";
 import { mapFile } from "../../src/os/mmap.ts";
 import { makeLabImage } from "./erofs-lab.ts";
 

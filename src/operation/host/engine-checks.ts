@@ -1,6 +1,6 @@
 import { tmpdir } from "node:os";
-import { openErofsHost } from "../mount/erofs-engine.ts";
-import { probeErofs } from "../mount/erofs-probe.ts";
+import { openErofsHost } from "../mount/erofs/engine.ts";
+import { probeErofs } from "../mount/erofs/probe.ts";
 import { type Check, type DoctorEnv, type Finding, ok, skip } from "./checks.ts";
 import { isWritable } from "./programs.ts";
 

@@ -2,7 +2,6 @@ import { tmpdir } from "node:os";
 import { asNydusError, formatError, NydusError } from "../../base/errors.ts";
 import { checkMountpoint, findMount } from "../../os/mount.ts";
 import { hasLibc } from "../../os/syscall.ts";
-import { checkForKernel, isCheckQuick } from "./bootstrap-check.ts";
 import {
   EROFS_TYPE,
   type HandedMount,
@@ -13,10 +12,11 @@ import {
   type MountSession,
   type SessionStats,
 } from "./engine.ts";
-import { openErofsHost } from "./erofs-engine.ts";
-import { type ErofsProbe, probeErofs } from "./erofs-probe.ts";
-import { openFuseNativeHost } from "./fuse-native-engine.ts";
-import { openFuseHost } from "./fuse-session.ts";
+import { checkForKernel, isCheckQuick } from "./erofs/bootstrap-check.ts";
+import { openErofsHost } from "./erofs/engine.ts";
+import { type ErofsProbe, probeErofs } from "./erofs/probe.ts";
+import { openFuseNativeHost } from "./fuse/native-engine.ts";
+import { openFuseHost } from "./fuse/session.ts";
 import { DEFAULT_MOUNT_FLAGS, type MountFlags } from "./mount-flags.ts";
 
 /** Failures of one image or its data, for which FUSE is another way. */

@@ -3,9 +3,9 @@ import type { NydusError } from "../../base/errors.ts";
 import type { ReadOptions } from "../../content/store/source.ts";
 import type { ChunkMap } from "../../format/rafs/chunk-map.ts";
 import type { MappedFile } from "../../os/mmap.ts";
-import type { HandedEntry, HolderClient } from "./holder-client.ts";
+import type { HandedEntry, HolderClient } from "./holder/client.ts";
 import type { MountFlags } from "./mount-flags.ts";
-import type { TraceMemory } from "./trace-memory.ts";
+import type { TraceMemory } from "./trace/memory.ts";
 
 /** One device of a mounted image: its bytes so far, and the way to more. The caller opens and closes it. */
 export interface MountDevice {
@@ -45,7 +45,7 @@ export interface MountOptions {
   readonly onError?: ((error: NydusError) => void) | undefined;
 }
 
-/** What an engine adds to a mount's entry in the holder (holder-protocol.ts). */
+/** What an engine adds to a mount's entry in the holder (holder/protocol.ts). */
 export interface MountHanding {
   /** Names the mount among all of its process. */
   readonly id: string;

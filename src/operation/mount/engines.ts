@@ -1,9 +1,9 @@
 import { hasLibc } from "../../os/syscall.ts";
 import { openAutoHost } from "./auto-engine.ts";
 import type { MountEngine } from "./engine.ts";
-import { openErofsHost } from "./erofs-engine.ts";
-import { openFuseNativeHost } from "./fuse-native-engine.ts";
-import { openFuseHost } from "./fuse-session.ts";
+import { openErofsHost } from "./erofs/engine.ts";
+import { openFuseNativeHost } from "./fuse/native-engine.ts";
+import { openFuseHost } from "./fuse/session.ts";
 
 /** The ways to mount, by the name that `--engine` takes. */
 export const ENGINES = {

@@ -1,6 +1,6 @@
 import { NydusError } from "../../base/errors.ts";
 import { MOUNT_SOURCE } from "./engine.ts";
-import { MAX_READ_BYTES } from "./fuse-server.ts";
+import { MAX_READ_BYTES } from "./fuse/server.ts";
 
 /** How a file system is mounted, by the words that mount(8) and fusermount3 take after `-o`. */
 export interface MountFlags {

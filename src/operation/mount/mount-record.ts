@@ -17,7 +17,7 @@ import { syncDirectoryNow } from "../../content/store/file-io.ts";
 import { findMount } from "../../os/mount.ts";
 import { processStart } from "../../os/process.ts";
 import { EROFS_TYPE, MOUNT_TYPE } from "./engine.ts";
-import type { ProcessIdentity } from "./holder-protocol.ts";
+import type { ProcessIdentity } from "./holder/protocol.ts";
 
 /** What is on disk about one mount: `<root>/mounts/<id>.json`. */
 export interface MountRecord {

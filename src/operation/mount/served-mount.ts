@@ -5,8 +5,8 @@ import type { MappedFile } from "../../os/mmap.ts";
 import { checkMountpoint, MNT_DETACH, resolveMountpoint, unmount } from "../../os/mount.ts";
 import type { HandedMount, MountDevice, MountHost, MountOptions, MountSession } from "./engine.ts";
 import type { EngineName } from "./engines.ts";
-import type { HolderClient } from "./holder-client.ts";
-import type { ProcessIdentity } from "./holder-protocol.ts";
+import type { HolderClient } from "./holder/client.ts";
+import type { ProcessIdentity } from "./holder/protocol.ts";
 import { DEFAULT_MOUNT_FLAGS } from "./mount-flags.ts";
 import {
   claimMount,
@@ -20,8 +20,8 @@ import {
   removeRecord,
   rewriteRecord,
 } from "./mount-record.ts";
-import { AccessTrace } from "./trace.ts";
-import { TraceFile } from "./trace-file.ts";
+import { AccessTrace } from "./trace/access-trace.ts";
+import { TraceFile } from "./trace/file.ts";
 
 /** An image opened for mounting; disposing closes its devices. */
 export interface MountSource extends AsyncDisposable {

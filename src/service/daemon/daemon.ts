@@ -10,8 +10,8 @@ import {
   type SessionStats,
 } from "../../operation/mount/engine.ts";
 import { DEFAULT_ENGINE, ENGINES, type EngineName } from "../../operation/mount/engines.ts";
-import type { HandedEntry, HolderClient } from "../../operation/mount/holder-client.ts";
-import type { HeldEntry, ProcessIdentity } from "../../operation/mount/holder-protocol.ts";
+import type { HandedEntry, HolderClient } from "../../operation/mount/holder/client.ts";
+import type { HeldEntry, ProcessIdentity } from "../../operation/mount/holder/protocol.ts";
 import { findRecord, listMounts, type MountRecord, rewriteRecord } from "../../operation/mount/mount-record.ts";
 import { type EndSignals, endAtSignals } from "../../operation/mount/serve.ts";
 import {

@@ -1,7 +1,7 @@
 import { rmSync } from "node:fs";
 import type { Server } from "node:http";
 import { formatError, NydusError } from "../../base/errors.ts";
-import { type HandedEntry, HolderClient } from "../../operation/mount/holder-client.ts";
+import { type HandedEntry, HolderClient } from "../../operation/mount/holder/client.ts";
 import { readinessReporter } from "../../operation/mount/readiness.ts";
 import { atExit, type EndSignals, SIGNAL_GRACE_MS } from "../../operation/mount/serve.ts";
 import { type SignalWatch, watchSignals } from "../../os/signals.ts";
