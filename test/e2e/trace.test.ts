@@ -184,16 +184,20 @@ describe.skipIf(!canFuse).each(ENGINES)("metrics of a mount by %s", (engine) => 
     await readFiles([100]);
     const labels = `mountpoint="${mountpoint}",image="${image.bootstrapPath}"`;
     let cold = await metrics();
-    // The reader has its bytes before what came along is decoded.
-    const aheadBytes = cold("nydus_mount_fetched_bytes_total", `${labels},cause="ahead"`);
-    const decoded = FILE_BYTES + aheadBytes;
-    for (let i = 0; cold("nydus_mount_decoded_bytes_total", labels) < decoded && i < 500; i++) {
+    const aheadOf = (): number => cold("nydus_mount_fetched_bytes_total", `${labels},cause="ahead"`);
+    // The reader has its bytes before what comes along, and what is read ahead, is decoded.
+    const isSettled = (): boolean =>
+      aheadOf() > 0 && cold("nydus_mount_decoded_bytes_total", labels) === FILE_BYTES + aheadOf();
+    for (let i = 0; !isSettled() && i < 500; i++) {
       await Bun.sleep(20);
       cold = await metrics();
     }
+    const aheadBytes = aheadOf();
+    const decoded = FILE_BYTES + aheadBytes;
+    const fetches = cold("nydus_mount_fetches_total", labels);
     expect(cold("nydus_mount_reads_total", `${labels},cache="miss"`)).toBe(1);
     expect(cold("nydus_mount_reads_total", `${labels},cache="hit"`)).toBe(0);
-    expect(cold("nydus_mount_fetches_total", labels)).toBe(1);
+    expect(fetches).toBeGreaterThan(0);
     expect(cold("nydus_mount_fetched_bytes_total", `${labels},cause="demand"`)).toBe(FILE_BYTES);
     expect(aheadBytes).toBeGreaterThan(0);
     expect(cold("nydus_mount_decoded_bytes_total", labels)).toBe(decoded);
@@ -203,14 +207,14 @@ describe.skipIf(!canFuse).each(ENGINES)("metrics of a mount by %s", (engine) => 
     const warm = await metrics();
     expect(warm("nydus_mount_reads_total", `${labels},cache="miss"`)).toBe(1);
     expect(warm("nydus_mount_reads_total", `${labels},cache="hit"`)).toBe(1);
-    expect(warm("nydus_mount_fetches_total", labels)).toBe(1);
+    expect(warm("nydus_mount_fetches_total", labels)).toBe(fetches);
     const [id] = readdirSync(image.blobDir);
     expect(warm("nydus_blob_decoded_bytes_total", `blob="${id}"`)).toBe(decoded);
     expect(warm("nydus_decode_seconds_count")).toBeGreaterThan(0);
     const [listed] = JSON.parse(await home.ok("mounts", "--json")) as Record<string, Record<string, unknown>>[];
     expect(listed).toMatchObject({
       stats: { readyReads: 1, waitingReads: 1, errors: 0 },
-      fetched: { requests: 1, demandBytes: FILE_BYTES, aheadBytes, decodedBytes: decoded },
+      fetched: { requests: fetches, demandBytes: FILE_BYTES, aheadBytes, decodedBytes: decoded },
     });
   });
 
