@@ -335,6 +335,7 @@ export class ContainerdWorld implements AsyncDisposable {
     const leases = await this.host.listed("leases", "ls", "-q");
     for (const lease of leases) await this.host.ok("ctr", "leases", "rm", "--sync", lease);
     await this.host.nerdctl("image", "prune", "-a", "-f");
+    await this.host.endLost();
     // What a process that is just dying holds goes with the next one, as after each of containerd's collections.
     await this.#until("everything is gone", async () => {
       await this.cleanup();

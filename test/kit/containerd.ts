@@ -187,6 +187,16 @@ export class ContainerdHost implements AsyncDisposable {
     rmSync(this.dir, { recursive: true, force: true });
   }
 
+  /**
+   * Ends what runs of containers that containerd does not know: it has died while it started them. They hold their image
+   * as any container does, and nobody else will ever end them.
+   */
+  async endLost(): Promise<void> {
+    for (const pid of this.processes()) if (isShim(pid)) process.kill(pid, "SIGKILL");
+    this.#deleteContainers();
+    await removeCgroups(this.namespace);
+  }
+
   #deleteContainers(): void {
     const root = join(RUNC_ROOT, this.namespace);
     const ids = existsSync(root) ? readdirSync(root) : [];
@@ -223,4 +233,12 @@ async function endProcess(server: ChildProcess, signal: NodeJS.Signals): Promise
   await exited;
   clearTimeout(timer);
   return server.exitCode;
+}
+
+function isShim(pid: number): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("containerd-shim");
+  } catch {
+    return false; // it has just ended
+  }
 }
