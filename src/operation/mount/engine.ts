@@ -4,7 +4,7 @@ import type { ReadOptions } from "../../content/store/source.ts";
 import type { ChunkMap } from "../../format/rafs/chunk-map.ts";
 import type { MappedFile } from "../../os/mmap.ts";
 import type { HandedEntry, HolderClient } from "./holder/client.ts";
-import type { MountFlags } from "./mount-flags.ts";
+import { MOUNT_SOURCE, type MountFlags } from "./mount-flags.ts";
 import type { TraceMemory } from "./trace/memory.ts";
 
 /** One device of a mounted image: its bytes so far, and the way to more. The caller opens and closes it. */
@@ -167,8 +167,6 @@ export const MOUNT_DEFAULTS = { threads: 2, readTimeoutMs: 30_000 } as const;
 /** Version of {@link MountEntryData}: it grows with every change that a successor of another version must know of. */
 export const MOUNT_ENTRY_VERSION = 1;
 
-/** What mount(8) shows as the source of our mounts, and as subtype, unless asked otherwise. */
-export const MOUNT_SOURCE = "nydus";
 /** File system type of our mounts in /proc/self/mountinfo. */
 export const MOUNT_TYPE = `fuse.${MOUNT_SOURCE}`;
 /** The same of mounts by the kernel's EROFS driver. */

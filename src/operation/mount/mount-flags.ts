@@ -1,6 +1,8 @@
 import { NydusError } from "../../base/errors.ts";
-import { MOUNT_SOURCE } from "./engine.ts";
 import { MAX_READ_BYTES } from "./fuse/server.ts";
+
+/** What mount(8) shows as the source of our mounts, and as subtype, unless asked otherwise. */
+export const MOUNT_SOURCE = "nydus";
 
 /** How a file system is mounted, by the words that mount(8) and fusermount3 take after `-o`. */
 export interface MountFlags {
