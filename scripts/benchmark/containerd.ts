@@ -1,12 +1,12 @@
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { writeContainerdConfig } from "../../test/kit/containerd-config.ts";
 import {
+  endContainers,
   fifoDirs,
   killProcessesOf,
   processesOf,
-  removeCgroups,
   removeFifos,
   unmountBelow,
   unusedFifosSince,
@@ -28,8 +28,6 @@ export interface Snapshotter {
   readonly program?: string | undefined;
 }
 
-/** runc's state of containers, wherever containerd's is. */
-const RUNC_ROOT = "/run/containerd/runc";
 /** Files of this process id and number, so that containers of different hosts never meet. */
 let hosts = 0;
 
@@ -133,18 +131,10 @@ export class ContainerdHost implements AsyncDisposable {
     const end = this.#snapshotter.end?.(this.dir);
     if (end !== undefined) spawnSync(end[0] as string, end.slice(1)); // what has ended already cannot be told to
     await killProcessesOf(this.dir);
-    this.#deleteContainers();
-    await removeCgroups(this.#namespace);
+    await endContainers(this.#namespace);
     await unmountBelow(this.dir);
     removeFifos(unusedFifosSince(this.#fifosBefore));
     rmSync(this.dir, { recursive: true, force: true });
-  }
-
-  #deleteContainers(): void {
-    const root = join(RUNC_ROOT, this.#namespace);
-    const ids = existsSync(root) ? readdirSync(root) : [];
-    for (const id of ids) spawnSync("runc", ["--root", root, "delete", "--force", id]);
-    rmSync(root, { recursive: true, force: true });
   }
 }
 

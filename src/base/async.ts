@@ -101,3 +101,16 @@ export async function withDeadline<T>(
     outer?.removeEventListener("abort", abort);
   }
 }
+
+/** Waits for `work`, but no longer. @returns whether it has ended by then @throws what it throws by then */
+export async function endsWithin(timeoutMs: number, work: Promise<unknown>): Promise<boolean> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<boolean>((resolve) => {
+    timer = setTimeout(() => resolve(false), timeoutMs);
+  });
+  try {
+    return await Promise.race([work.then(() => true), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

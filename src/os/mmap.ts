@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, openSync, readFileSync } from "node:fs";
+import { closeSync, fstatSync, ftruncateSync, openSync, readFileSync } from "node:fs";
 import { asNydusError, NydusError } from "../base/errors.ts";
 import { hasLibc, libc, type Mapping, systemFailure } from "./syscall.ts";
 
@@ -52,6 +52,34 @@ export function mapShared(fd: number): Mapping {
   const { errno, mapping } = libc().mapShared(fd, fstatSync(fd).size);
   if (mapping === undefined) throw systemFailure(errno, "map memory");
   return mapping;
+}
+
+/** Memory that other processes can map too, by its descriptor. */
+export interface SharedMemory extends Disposable {
+  readonly fd: number;
+  readonly mapping: SharedMapping;
+}
+
+/**
+ * Makes memory of a size, all zeros, all of it there: nothing that writes to it fails for want of a page.
+ * @param name for /proc @throws EIO no memory or descriptor left
+ */
+export function makeSharedMemory(name: string, sizeBytes: number): SharedMemory {
+  const { errno, fd } = libc().memoryFile(name);
+  if (fd === undefined) throw systemFailure(errno, "make a memory file");
+  try {
+    ftruncateSync(fd, sizeBytes);
+    const { address, bytes, unmap } = mapShared(fd);
+    bytes.fill(0);
+    const dispose = (): void => {
+      unmap();
+      closeSync(fd);
+    };
+    return { fd, mapping: { address, sizeBytes }, [Symbol.dispose]: dispose };
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
 }
 
 function openToRead(path: string): number {

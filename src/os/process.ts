@@ -21,6 +21,32 @@ export function processStart(pid: number): string | undefined {
   return fields[0] === "Z" || fields[0] === "X" ? undefined : fields[START_FIELD];
 }
 
+/** What is known of a process for ever: its pid, and when it was started ({@link processStart}). */
+export interface ProcessIdentity {
+  readonly pid: number;
+  readonly pidStart: string;
+}
+
+/** A process as it is now; one that is gone has no start, and nobody is taken for it. */
+export function identityOf(pid: number): ProcessIdentity {
+  return { pid, pidStart: processStart(pid) ?? "" };
+}
+
+/** Whether it is still this process that has the pid. */
+export function isRunning({ pid, pidStart }: ProcessIdentity): boolean {
+  return processStart(pid) === pidStart;
+}
+
+/** Kills a process, and no other one that has its pid by now. */
+export function killProcess(target: ProcessIdentity): void {
+  if (!isRunning(target)) return;
+  try {
+    process.kill(target.pid, "SIGKILL");
+  } catch {
+    // it was faster
+  }
+}
+
 /** The command that runs this program again, without arguments. */
 export function selfCommand(): readonly string[] {
   const script = process.argv[1];

@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { connect } from "node:net";
@@ -6,10 +6,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { writeContainerdConfig } from "./containerd-config.ts";
 import {
+  endContainers,
   fifoDirs,
   killProcessesOf,
   processesOf,
-  removeCgroups,
   removeFifos,
   unmountBelow,
   unusedFifosSince,
@@ -22,7 +22,6 @@ const START_MS = 30_000;
 const STOP_MS = 15_000;
 const POLL_MS = 20;
 const COMMAND_MS = 120_000;
-const RUNC_ROOT = "/run/containerd/runc"; // the shim's default, whatever containerd's state directory
 const LIST_HEADING = /^(REF|KEY|DIGEST|CONTAINER) /;
 const LOG_TAIL = 2_000;
 
@@ -179,8 +178,7 @@ export class ContainerdHost implements AsyncDisposable {
     const shimSockets = this.#shimSockets();
     for (const name of [...this.#servers.keys()]) await this.stop(name, "SIGKILL");
     await killProcessesOf(this.dir);
-    this.#deleteContainers();
-    await removeCgroups(this.namespace);
+    await endContainers(this.namespace);
     await unmountBelow(this.dir);
     for (const socket of shimSockets) rmSync(socket, { force: true });
     removeFifos(unusedFifosSince(this.#fifosBefore));
@@ -193,15 +191,7 @@ export class ContainerdHost implements AsyncDisposable {
    */
   async endLost(): Promise<void> {
     for (const pid of this.processes()) if (isShim(pid)) process.kill(pid, "SIGKILL");
-    this.#deleteContainers();
-    await removeCgroups(this.namespace);
-  }
-
-  #deleteContainers(): void {
-    const root = join(RUNC_ROOT, this.namespace);
-    const ids = existsSync(root) ? readdirSync(root) : [];
-    for (const id of ids) spawnSync("runc", ["--root", root, "delete", "--force", id]);
-    rmSync(root, { recursive: true, force: true });
+    await endContainers(this.namespace);
   }
 
   /** Sockets of shims that are alive; a shim that is killed leaves its own behind. */

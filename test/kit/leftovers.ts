@@ -5,6 +5,7 @@ import { run } from "./shell.ts";
 const CGROUPS = "/sys/fs/cgroup";
 const FIFOS = "/run/containerd/fifo";
 const SHIM_SOCKETS = "/run/containerd/s";
+const RUNC_ROOT = "/run/containerd/runc"; // the shim's default, whatever containerd's state directory
 const KILL_ROUNDS = 50;
 
 /** Processes, other than this one, whose command line names a path below `dir`. */
@@ -43,7 +44,7 @@ export function cgroupsNamed(name: string): string[] {
 }
 
 /** Kills what is in the cgroups named `name` and removes them, their children first. */
-export async function removeCgroups(name: string): Promise<void> {
+async function removeCgroups(name: string): Promise<void> {
   for (const path of cgroupsNamed(name)) await removeCgroup(path);
 }
 
@@ -63,6 +64,14 @@ function removed(path: string): boolean {
     return !existsSync(path);
   }
   return true;
+}
+
+/** Ends all containers of a namespace of containerd's, whether it knows them or not. */
+export async function endContainers(namespace: string): Promise<void> {
+  const root = join(RUNC_ROOT, namespace);
+  for (const id of children(root)) await run("runc", "--root", root, "delete", "--force", id);
+  rmSync(root, { recursive: true, force: true });
+  await removeCgroups(namespace);
 }
 
 /** The directories of FIFOs that clients of containerd have made: `nerdctl exec` leaves its own behind. */

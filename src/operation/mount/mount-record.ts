@@ -15,9 +15,8 @@ import { join } from "node:path";
 import { asNydusError, NydusError } from "../../base/errors.ts";
 import { syncDirectoryNow } from "../../content/store/file-io.ts";
 import { findMount } from "../../os/mount.ts";
-import { processStart } from "../../os/process.ts";
+import { identityOf, isRunning, type ProcessIdentity } from "../../os/process.ts";
 import { EROFS_TYPE, MOUNT_TYPE } from "./engine.ts";
-import type { ProcessIdentity } from "./holder/protocol.ts";
 
 /** What is on disk about one mount: `<root>/mounts/<id>.json`. */
 export interface MountRecord {
@@ -83,8 +82,7 @@ export function claimMount(
   const record: MountRecord = {
     id: mountId(fields.mountpoint),
     ...fields,
-    pid: process.pid,
-    pidStart: processStart(process.pid) ?? "",
+    ...identityOf(process.pid),
     startedAt: new Date().toISOString(),
     ready: false,
   };
@@ -115,7 +113,7 @@ export function rewriteRecord(root: string, record: MountRecord): MountRecord {
 
 /** The record of a mount that this process takes over. */
 export function ownRecord(record: MountRecord, holder: ProcessIdentity | undefined): MountRecord {
-  return { ...record, ready: true, pid: process.pid, pidStart: processStart(process.pid) ?? "", holder };
+  return { ...record, ready: true, ...identityOf(process.pid), holder };
 }
 
 /** Says on disk that the mount answers, and which blobs it reads. */
@@ -158,12 +156,12 @@ export function findRecord(root: string, mountpoint: string): ListedMount | unde
 
 /** Whether the process that wrote the record still runs. */
 export function isAlive(record: MountRecord): boolean {
-  return processStart(record.pid) === record.pidStart;
+  return isRunning(record);
 }
 
 /** Whether a process lives that brings the mount's server back. */
 function isHeld({ holder }: MountRecord): boolean {
-  return holder !== undefined && processStart(holder.pid) === holder.pidStart;
+  return holder !== undefined && isRunning(holder);
 }
 
 /** Whether a mount has no server, and will have none. */

@@ -3,10 +3,10 @@ import type { FetchStats } from "../../content/cache/fetch-meter.ts";
 import { Closers } from "../../content/store/closers.ts";
 import type { MappedFile } from "../../os/mmap.ts";
 import { checkMountpoint, MNT_DETACH, resolveMountpoint, unmount } from "../../os/mount.ts";
+import type { ProcessIdentity } from "../../os/process.ts";
 import type { HandedMount, MountDevice, MountHost, MountOptions, MountSession } from "./engine.ts";
 import type { EngineName } from "./engines.ts";
 import type { HolderClient } from "./holder/client.ts";
-import type { ProcessIdentity } from "./holder/protocol.ts";
 import { DEFAULT_MOUNT_FLAGS } from "./mount-flags.ts";
 import {
   claimMount,

@@ -11,7 +11,7 @@ import {
 } from "../../operation/mount/engine.ts";
 import { DEFAULT_ENGINE, ENGINES, type EngineName } from "../../operation/mount/engines.ts";
 import type { HandedEntry, HolderClient } from "../../operation/mount/holder/client.ts";
-import type { HeldEntry, ProcessIdentity } from "../../operation/mount/holder/protocol.ts";
+import type { HeldEntry } from "../../operation/mount/holder/protocol.ts";
 import { findRecord, listMounts, type MountRecord, rewriteRecord } from "../../operation/mount/mount-record.ts";
 import { type EndSignals, endAtSignals } from "../../operation/mount/serve.ts";
 import {
@@ -28,6 +28,7 @@ import { abortFuseConnection } from "../../os/fuse-device.ts";
 import { watchMemory } from "../../os/memory.ts";
 import { mapOpenFile } from "../../os/mmap.ts";
 import { findMount, MNT_DETACH, unmount } from "../../os/mount.ts";
+import type { ProcessIdentity } from "../../os/process.ts";
 import { API_NUMBER, type DaemonStatus, type MountCall, type MountInfo, parseMountBody } from "./api.ts";
 import type { DaemonLog } from "./daemon-log.ts";
 import { formatMetrics, processUse } from "./metrics.ts";

@@ -2,6 +2,7 @@ import { rmSync } from "node:fs";
 import type { Server } from "node:http";
 import { formatError, NydusError } from "../../base/errors.ts";
 import { type HandedEntry, HolderClient } from "../../operation/mount/holder/client.ts";
+import { plainEntry } from "../../operation/mount/holder/protocol.ts";
 import { readinessReporter } from "../../operation/mount/readiness.ts";
 import { atExit, type EndSignals, SIGNAL_GRACE_MS } from "../../operation/mount/serve.ts";
 import { type SignalWatch, watchSignals } from "../../os/signals.ts";
@@ -55,7 +56,7 @@ async function run(options: RunOptions, ready: (value: unknown) => void): Promis
   const daemon = new Daemon({ ...options, log, holder });
   holder.onReplaced((identity) => daemon.heldBy(identity));
   holder.onFailure((error) => log.write(`there is no failover from now on: ${formatError(error)}`));
-  holder.holdAlong({ key: LOCK_KEY, version: 1, plan: { kind: "none" }, data: undefined }, lock.fd);
+  holder.holdAlong(plainEntry(LOCK_KEY), lock.fd);
   // Who ends by a failure leaves its mounts to a successor.
   using _exit = atExit(() => holder.hasSuccessor || daemon.leaveNothing());
   const stop = new StopSignals(signals);

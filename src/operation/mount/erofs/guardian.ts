@@ -5,7 +5,7 @@ import type { FanotifyGroup } from "../../../os/fanotify.ts";
 import type { MappedFile } from "../../../os/mmap.ts";
 import { type HandedMount, MOUNT_ENTRY_VERSION, type MountEntryData, type MountHanding } from "../engine.ts";
 import { HolderClient } from "../holder/client.ts";
-import type { FailurePlan, HeldEntry } from "../holder/protocol.ts";
+import { type FailurePlan, fileKey, freshKey, type HeldEntry, plainEntry } from "../holder/protocol.ts";
 
 /** Kind of the holder's entry for the group of a process. */
 export const GROUP_KIND = "fanotify";
@@ -43,8 +43,6 @@ export interface GuardianOptions {
   readonly groupKey?: string | undefined;
 }
 
-let nextName = 1;
-
 /** What the EROFS engine has the holder process keep. */
 export class Guardian {
   readonly #holder: HolderClient;
@@ -59,7 +57,7 @@ export class Guardian {
     this.#ownsHolder = holder === undefined;
     this.#holder = holder ?? new HolderClient();
     this.#holder.onFailure(onFailure);
-    this.#groupKey = groupKey ?? nameOf(GROUP_KIND);
+    this.#groupKey = groupKey ?? freshKey(GROUP_KIND);
     this.#holder.hold({ key: this.#groupKey, version: 1, plan: { kind: "fanotify" }, data: undefined }, group.fd);
   }
 
@@ -86,7 +84,7 @@ export class Guardian {
   /** Has a mount kept for a successor, or else ended should this process die. Its data files are held already. */
   add(mount: GuardedMount): MountHold {
     const { mountpoint, minor, names, bootstrap, deviceFds, readTimeoutMs, handing } = mount;
-    const key = handing === undefined ? nameOf("mount") : `mount:${handing.id}`;
+    const key = handing === undefined ? freshKey("mount") : `mount:${handing.id}`;
     const where = {
       engine: "erofs",
       mountpoint,
@@ -96,13 +94,13 @@ export class Guardian {
       readTimeoutMs,
     } as const;
     const plan: FailurePlan = { kind: "mount", ...where };
-    const bootstrapKey = `bootstrap:${identityOf(bootstrap.fd)}`;
+    const bootstrapKey = fileKey("bootstrap", bootstrap.fd);
     const data: ErofsEntryData | undefined = handing && {
       ...({ engine: "erofs", erofs: EROFS_VERSION, mountpoint, minor, names } as const),
       ...{ bootstrap: bootstrapKey, devices: deviceFds.map(dataKey), call: handing.call },
     };
     if (data !== undefined) {
-      this.#holder.hold({ key: bootstrapKey, version: 1, plan: { kind: "none" }, data: undefined }, bootstrap.fd);
+      this.#holder.hold(plainEntry(bootstrapKey), bootstrap.fd);
     }
     this.#holder.hold({ key, version: MOUNT_ENTRY_VERSION, plan, data });
     this.#mounts.add(key);
@@ -153,17 +151,6 @@ export function erofsDataOf({ data }: Pick<HandedMount, "data">): ErofsEntryData
   return data as unknown as ErofsEntryData;
 }
 
-/** A key that no other process has used, and this one has not. */
-function nameOf(kind: string): string {
-  return `${kind}:${process.pid}:${nextName++}`;
-}
-
 function dataKey(fd: number): string {
-  return `${DATA_KIND}:${identityOf(fd)}`;
-}
-
-function identityOf(fd: number | undefined): string {
-  if (fd === undefined) throw new NydusError("ENOTSUP", "Cannot keep the mount: its bootstrap is not a file");
-  const { dev, ino } = fstatSync(fd);
-  return `${dev}:${ino}`;
+  return fileKey(DATA_KIND, fd);
 }

@@ -1,10 +1,8 @@
-import { closeSync, ftruncateSync } from "node:fs";
 import type { ByteRange } from "../../../base/bytes.ts";
 import { decodeEvents, EventMetadata, RANGE_EVENT_BYTES } from "../../../format/fanotify/event.ts";
-import { mapShared, type SharedMapping, viewMapping } from "../../../os/mmap.ts";
-import { libc, systemFailure } from "../../../os/syscall.ts";
+import { makeSharedMemory, mapShared, type SharedMapping, type SharedMemory, viewMapping } from "../../../os/mmap.ts";
 import type { HandedEntry } from "../holder/client.ts";
-import type { HeldEntry } from "../holder/protocol.ts";
+import { freshKey, type HeldEntry, plainEntry } from "../holder/protocol.ts";
 
 /** Kind of the holder's entries for journals. */
 export const JOURNAL_KIND = "events";
@@ -16,8 +14,6 @@ const BATCH_AT = 64;
 const SLOTS_AT = 4096;
 /** A descriptor's number (0 for none), then device, inode, start and end, each a double. */
 const SLOT_BYTES = 40;
-
-let nextJournal = 1;
 
 /** An event that has been read, and perhaps not answered. */
 export interface JournaledEvent {
@@ -35,27 +31,21 @@ export interface JournaledEvent {
  */
 export class ErofsJournal implements Disposable {
   readonly entry: HeldEntry;
-  readonly fd: number;
+  /** For the thread. */
   readonly shared: SharedMapping;
-  readonly #unmap: () => void;
+  readonly fd: number;
+  readonly #memory: SharedMemory;
 
   /** @param slots as `EventSlots` @throws EIO no memory or descriptor left */
   constructor(slots: number) {
-    const { errno, fd } = libc().memoryFile("nydus-events");
-    if (fd === undefined) throw systemFailure(errno, "make a memory file");
-    this.fd = fd;
-    ftruncateSync(fd, SLOTS_AT + slots * SLOT_BYTES);
-    const { address, bytes, unmap } = mapShared(fd);
-    bytes.fill(0); // all pages are there: the kernel must not fail for want of one
-    this.#unmap = unmap;
-    this.shared = { address, sizeBytes: bytes.length };
-    const key = `${JOURNAL_KIND}:${process.pid}:${nextJournal++}`;
-    this.entry = { key, version: JOURNAL_VERSION, plan: { kind: "none" }, data: { slots } };
+    this.#memory = makeSharedMemory("nydus-events", SLOTS_AT + slots * SLOT_BYTES);
+    this.fd = this.#memory.fd;
+    this.shared = this.#memory.mapping;
+    this.entry = plainEntry(freshKey(JOURNAL_KIND), JOURNAL_VERSION, { slots });
   }
 
   [Symbol.dispose](): void {
-    this.#unmap();
-    closeSync(this.fd);
+    this.#memory[Symbol.dispose]();
   }
 }
 

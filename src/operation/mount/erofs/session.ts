@@ -1,4 +1,5 @@
 import { fstatSync } from "node:fs";
+import { endsWithin } from "../../../base/async.ts";
 import { asNydusError, NydusError } from "../../../base/errors.ts";
 import { ErofsReader } from "../../../format/erofs/reader.ts";
 import {
@@ -257,8 +258,8 @@ export class ErofsSession implements MountSession {
     if (this.#minor === undefined) return this.#end();
     if (findMount(this.mountpoint)?.minor === this.#minor) unmount(this.mountpoint, MNT_FORCE | MNT_DETACH);
     this.look();
-    const late = new Promise<void>((resolve) => setTimeout(resolve, END_TIMEOUT_MS));
-    await Promise.race([this.done.catch(() => undefined), late]);
+    const done = this.done.catch(() => undefined);
+    await endsWithin(END_TIMEOUT_MS, done);
     if (!this.#ended) await this.#abandon();
   }
 

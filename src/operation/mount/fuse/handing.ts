@@ -1,9 +1,8 @@
-import { fstatSync } from "node:fs";
 import { NydusError } from "../../../base/errors.ts";
 import type { MappedFile } from "../../../os/mmap.ts";
 import { type HandedMount, MOUNT_ENTRY_VERSION, type MountEntryData, type MountHanding } from "../engine.ts";
 import type { HolderClient } from "../holder/client.ts";
-import type { HeldEntry } from "../holder/protocol.ts";
+import { fileKey, type HeldEntry, plainEntry } from "../holder/protocol.ts";
 import { type FuseJournal, readJournal } from "./journal.ts";
 
 /** Version of what this server and the kernel have agreed on (FUSE_INIT, node ids, opcodes that were refused). */
@@ -51,8 +50,8 @@ export class FuseHolding {
     const key = `mount:${id}`;
     const data: FuseEntryData = {
       ...{ engine: "fuse", mountpoint, minor, call, protocol: PROTOCOL_VERSION },
-      fuse: this.#keep(plain(`fuse:${minor}`), fd),
-      bootstrap: this.#keep(plain(bootstrapKey(bootstrap.fd)), bootstrap.fd),
+      fuse: this.#keep(plainEntry(`fuse:${minor}`), fd),
+      bootstrap: this.#keep(plainEntry(fileKey("bootstrap", bootstrap.fd)), bootstrap.fd),
       ...(journal && { journal: this.#keep(journal.entry, journal.fd) }),
     };
     const where = { engine: "fuse", mountpoint, minor, names: [], recordPath, readTimeoutMs } as const;
@@ -71,17 +70,6 @@ export class FuseHolding {
     this.#keys = [];
     this.#mount = undefined;
   }
-}
-
-function plain(key: string): HeldEntry {
-  return { key, version: 1, plan: { kind: "none" }, data: undefined };
-}
-
-/** Names a file of which the descriptor is held. */
-function bootstrapKey(fd: number | undefined): string {
-  if (fd === undefined) throw new NydusError("ENOTSUP", "Cannot keep the mount: its bootstrap is not a file");
-  const { dev, ino } = fstatSync(fd);
-  return `bootstrap:${dev}:${ino}`;
 }
 
 /**

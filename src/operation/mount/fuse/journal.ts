@@ -1,9 +1,7 @@
-import { closeSync, ftruncateSync } from "node:fs";
 import { InHeader } from "../../../format/fuse/abi.ts";
-import { mapShared, type SharedMapping, viewMapping } from "../../../os/mmap.ts";
-import { libc, systemFailure } from "../../../os/syscall.ts";
+import { makeSharedMemory, mapShared, type SharedMapping, type SharedMemory, viewMapping } from "../../../os/mmap.ts";
 import type { HandedEntry } from "../holder/client.ts";
-import type { HeldEntry } from "../holder/protocol.ts";
+import { freshKey, type HeldEntry, plainEntry } from "../holder/protocol.ts";
 import { REQUEST_BYTES } from "./server.ts";
 
 /** Reads of one thread that wait for data; more are refused. */
@@ -12,32 +10,25 @@ const SLOT_BYTES = 8;
 const THREAD_BYTES = REQUEST_BYTES + SLOTS * SLOT_BYTES;
 const JOURNAL_VERSION = 1;
 
-let nextJournal = 1;
-
 /**
  * What FUSE threads have read and not answered, in memory that the holder process has too: for kernels that do not send
  * such requests again. A request is read into it, so that there is no moment in which it is known to nobody.
  */
 export class FuseJournal implements Disposable {
   readonly entry: HeldEntry;
-  readonly fd: number;
   /** For the threads: each has its part. */
   readonly shared: SharedMapping;
+  readonly fd: number;
+  readonly #memory: SharedMemory;
   readonly #parts: readonly JournalPart[];
-  readonly #unmap: () => void;
 
   /** @throws EIO no memory or descriptor left */
   constructor(threads: number) {
-    const { errno, fd } = libc().memoryFile("nydus-fuse-journal");
-    if (fd === undefined) throw systemFailure(errno, "make a memory file");
-    this.fd = fd;
-    ftruncateSync(fd, threads * THREAD_BYTES);
-    const mapping = mapShared(fd);
-    this.#unmap = mapping.unmap;
-    this.shared = { address: mapping.address, sizeBytes: mapping.bytes.length };
+    this.#memory = makeSharedMemory("nydus-fuse-journal", threads * THREAD_BYTES);
+    this.fd = this.#memory.fd;
+    this.shared = this.#memory.mapping;
     this.#parts = Array.from({ length: threads }, (_, thread) => new JournalPart(this.shared, thread));
-    const key = `journal:${process.pid}:${nextJournal++}`;
-    this.entry = { key, version: JOURNAL_VERSION, plan: { kind: "none" }, data: { threads } };
+    this.entry = plainEntry(freshKey("journal"), JOURNAL_VERSION, { threads });
   }
 
   /** A read that waited has been answered. */
@@ -46,8 +37,7 @@ export class FuseJournal implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#unmap();
-    closeSync(this.fd);
+    this.#memory[Symbol.dispose]();
   }
 }
 

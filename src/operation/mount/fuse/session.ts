@@ -1,6 +1,6 @@
 import { closeSync } from "node:fs";
 import { statfs } from "node:fs/promises";
-import { withDeadline } from "../../../base/async.ts";
+import { endsWithin, withDeadline } from "../../../base/async.ts";
 import { viewOf } from "../../../base/bytes.ts";
 import { asNydusError, NydusError } from "../../../base/errors.ts";
 import { ErofsReader } from "../../../format/erofs/reader.ts";
@@ -200,8 +200,7 @@ class FuseSession implements MountSession, ThreadListener {
     const shared = shareMapping(this.#options.bootstrap);
     const { fd, unanswered } = takeFuseMount(mount);
     const { minor } = mount.data;
-    for (const unique of unanswered)
-      writeFuseReply(fd, this.#threads.reply, encodeReplyHeader(viewOf(this.#threads.reply), unique, -EIO));
+    for (const unique of unanswered) this.#reply(fd, unique, -EIO);
     this.#fd = fd;
     this.#minor = minor;
     this.#serve(fd, shared);
@@ -224,7 +223,7 @@ class FuseSession implements MountSession, ThreadListener {
     await letGo;
     // What the kernel sends again need not be waited for.
     const all = Promise.all(this.#waiting);
-    await (this.#threads.journal === undefined ? within(FINISH_TIMEOUT_MS, all) : all);
+    await (this.#threads.journal === undefined ? endsWithin(FINISH_TIMEOUT_MS, all) : all);
     this.#isHandedOver = true;
     this.#demand.end();
     await Promise.all(this.#options.devices.map((device) => device.flush?.()));
@@ -273,15 +272,17 @@ class FuseSession implements MountSession, ThreadListener {
     counted?.(found);
     const result = typeof found === "number" ? found : -readerErrno(found);
     try {
-      writeFuseReply(
-        this.#fd,
-        this.#threads.reply,
-        encodeReplyHeader(viewOf(this.#threads.reply), read.unique, result),
-      );
+      this.#reply(this.#fd, read.unique, result);
       this.#threads.journal?.remove(read.unique);
     } catch (error) {
       this.fail(asNydusError(error));
     }
+  }
+
+  /** Sends the shared reply. @param result bytes of data in it, or -errno */
+  #reply(fd: number, unique: bigint, result: number): void {
+    const { reply } = this.#threads;
+    writeFuseReply(fd, reply, encodeReplyHeader(viewOf(reply), unique, result));
   }
 
   /** Puts the data into the shared reply. @returns its length, or why it is not there */
@@ -348,25 +349,12 @@ class FuseSession implements MountSession, ThreadListener {
     this.#force();
     if (this.#counters === undefined) return this.#end(); // no thread has it
     if (
-      await within(
+      await endsWithin(
         END_TIMEOUT_MS,
         this.done.catch(() => undefined),
       )
     )
       return;
     throw new NydusError("EFAULT", "Cannot end mount: its threads go on", { path: this.mountpoint });
-  }
-}
-
-/** Whether `work` ends within the time. */
-async function within(timeoutMs: number, work: Promise<unknown>): Promise<boolean> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<boolean>((resolve) => {
-    timer = setTimeout(() => resolve(false), timeoutMs);
-  });
-  try {
-    return await Promise.race([work.then(() => true), late]);
-  } finally {
-    clearTimeout(timer);
   }
 }

@@ -1,8 +1,9 @@
 import { closeSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
+import { endsWithin } from "../../../base/async.ts";
 import { asNydusError, NydusError } from "../../../base/errors.ts";
 import { listenToSocket, MessageReader, packetPair, sendMessage, sendNow } from "../../../os/packet-socket.ts";
-import { processStart } from "../../../os/process.ts";
+import { identityOf, killProcess, type ProcessIdentity } from "../../../os/process.ts";
 import { spawnRole } from "../../../os/process-role.ts";
 import { holderModuleUrl } from "./process.ts";
 import {
@@ -15,7 +16,6 @@ import {
   type HolderNews,
   type HolderOrder,
   kindOf,
-  type ProcessIdentity,
 } from "./protocol.ts";
 
 /** How a {@link HolderClient} is opened. */
@@ -234,7 +234,7 @@ export class HolderClient {
     const gone = new Promise<void>((resolve) => {
       this.#onGone = resolve;
     });
-    if (this.#send({ do: "bye" }) && !hasMounts) await Promise.race([gone, sleep(CLOSE_TIMEOUT_MS)]);
+    if (this.#send({ do: "bye" }) && !hasMounts) await endsWithin(CLOSE_TIMEOUT_MS, gone);
     this.#closeSocket();
   }
 
@@ -264,7 +264,7 @@ export class HolderClient {
         this.#entries.set(news.entry.key, { entry: news.entry, fd: message.fd, users: 0, isAdopted: true });
       else if (message.fd !== undefined) closeSync(message.fd);
       if (news?.do !== "all") continue;
-      this.#identity = { pid: process.ppid, pidStart: processStart(process.ppid) ?? "" };
+      this.#identity = identityOf(process.ppid);
       this.#listen();
       return { entries: [...this.#entries.values()], isUpgrade: news.upgrade };
     }
@@ -278,7 +278,7 @@ export class HolderClient {
       const { pid } = spawnRole({ moduleUrl: holderModuleUrl, role: HOLDER_ROLE, fds });
       if (pid === undefined) throw new NydusError("EIO", "Cannot start the holder process");
       this.#socket = socket;
-      this.#identity = { pid, pidStart: processStart(pid) ?? "" };
+      this.#identity = identityOf(pid);
     } finally {
       closeSync(theirs);
       if (this.#socket !== socket) closeSync(socket);
@@ -290,8 +290,7 @@ export class HolderClient {
   }
 
   #hello(): void {
-    const { pid } = process;
-    this.#send({ do: "hello", pid, pidStart: processStart(pid) ?? "", command: this.#options.command });
+    this.#send({ do: "hello", ...identityOf(process.pid), command: this.#options.command });
   }
 
   #listen(): void {
@@ -353,8 +352,7 @@ export class HolderClient {
 
   /** The end of its socket says when it is dead. */
   #killHolder(): void {
-    const { pid, pidStart } = this.#identity ?? {};
-    if (pid !== undefined && processStart(pid) === pidStart) process.kill(pid, "SIGKILL");
+    if (this.#identity !== undefined) killProcess(this.#identity);
   }
 
   #sendEntry({ entry, fd }: HandedEntry): void {

@@ -2,7 +2,7 @@ import { spawn } from "node:child_process";
 import { closeSync, existsSync, writeSync } from "node:fs";
 import { addToPoll, openPoll, PollWaiter, removeFromPoll } from "../../../os/event-poll.ts";
 import { MessageReader, packetPair, sendMessage } from "../../../os/packet-socket.ts";
-import { processStart } from "../../../os/process.ts";
+import { identityOf, killProcess, type ProcessIdentity } from "../../../os/process.ts";
 import { serveProcess } from "../../../os/process-role.ts";
 import { libc } from "../../../os/syscall.ts";
 import { failEverything } from "./failure.ts";
@@ -16,7 +16,6 @@ import {
   HOLDER_SOCKET,
   type HolderNews,
   type HolderOrder,
-  type ProcessIdentity,
 } from "./protocol.ts";
 
 /** Where {@link HOLDER_ROLE} is served: this module, or the bundle that holds it. */
@@ -288,7 +287,7 @@ class Holder {
     }
     const deadline = performance.now() + this.#limits.startMs;
     const peer = Object.assign(this.#peer(child.socket), { isUpgrade, hasEntries: false, deadline });
-    peer.process = { pid: child.pid, pidStart: processStart(child.pid) ?? "" };
+    peer.process = identityOf(child.pid);
     this.#candidate = peer;
     log(`starts ${isUpgrade ? "an upgrade" : "a successor"}, process ${child.pid}`);
   }
@@ -317,12 +316,7 @@ function spawnSuccessor(command: readonly string[]): { readonly pid: number; rea
 }
 
 function kill(target: ProcessIdentity | undefined): void {
-  if (target === undefined || processStart(target.pid) !== target.pidStart) return;
-  try {
-    process.kill(target.pid, "SIGKILL");
-  } catch {
-    // it was faster
-  }
+  if (target !== undefined) killProcess(target);
 }
 
 /** A line in the log of the process that serves, whose stderr this one has. */

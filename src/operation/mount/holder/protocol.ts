@@ -1,15 +1,13 @@
+import { fstatSync } from "node:fs";
+import { NydusError } from "../../../base/errors.ts";
+import type { ProcessIdentity } from "../../../os/process.ts";
+
 /** The name of the holder's work in `main.ts`' table. */
 export const HOLDER_ROLE = "holder";
 /** The holder's socket to the process that has started it. */
 export const HOLDER_SOCKET = 0;
 /** Names the descriptor by which a successor reaches the holder that has started it. */
 export const HOLDER_FD_VARIABLE = "NYDUS_HOLDER_FD";
-
-/** What is known of a process for ever: its pid, and when it was started (`processStart`). */
-export interface ProcessIdentity {
-  readonly pid: number;
-  readonly pidStart: string;
-}
 
 /** What is to be done about an entry when nobody serves its mount any more. All that a holder understands of it. */
 export type FailurePlan =
@@ -41,6 +39,25 @@ export interface HeldEntry {
   readonly version: number;
   readonly plan: FailurePlan;
   readonly data: unknown;
+}
+
+/** An entry that keeps something and needs nothing done about it. @param data for a successor, by `version` */
+export function plainEntry(key: string, version = 1, data?: unknown): HeldEntry {
+  return { key, version, plan: { kind: "none" }, data };
+}
+
+let nextKey = 1;
+
+/** A key that no other process has used, and this one has not. */
+export function freshKey(kind: string): string {
+  return `${kind}:${process.pid}:${nextKey++}`;
+}
+
+/** Names a file of which the descriptor is held. @throws ENOTSUP there is no descriptor */
+export function fileKey(kind: "bootstrap" | "data", fd: number | undefined): string {
+  if (fd === undefined) throw new NydusError("ENOTSUP", `Cannot keep the mount: its ${kind} is not a file`);
+  const { dev, ino } = fstatSync(fd);
+  return `${kind}:${dev}:${ino}`;
 }
 
 /** The kind of an entry: `fuse` of `fuse:63`. */
