@@ -21,11 +21,15 @@ import type { ReaderReport } from "../kit/crash-reader.ts";
 import { DaemonHome, descriptorsOf, untilGone } from "../kit/daemon.ts";
 import { canMountErofs, type LabImage, makeLabImage } from "../kit/erofs-lab.ts";
 import {
+  FILES,
   fileResult,
   holdersOf,
   isAlive,
   killDaemon,
   listMounts,
+  type MountedImage,
+  mountImage,
+  allResults as resultsOf,
   settledStates,
   until,
   untilNothingRuns,
@@ -34,11 +38,9 @@ import {
 import { killProcessesOf, unmountBelow } from "../kit/leftovers.ts";
 import { isBuilt, PROGRAM } from "../kit/program.ts";
 import { run } from "../kit/shell.ts";
-import type { SyntheticImage } from "../kit/synthetic-image.ts";
 
 setDefaultTimeout(60_000);
 const canMount = isBuilt && canMountErofs();
-const FILES = { files: 60, fileBytes: 40_000 };
 const FLAGS = ["--engine", "erofs", "--prefetch", "none", "--read-timeout", "5s"];
 
 let home: DaemonHome;
@@ -52,21 +54,12 @@ afterEach(async () => {
   await killProcessesOf(home.dir);
 });
 
-interface Mounted {
-  readonly image: SyntheticImage;
-  readonly at: string;
+function mounted(name: string, seed: number): Promise<MountedImage> {
+  return mountImage(home, name, { seed, flags: FLAGS });
 }
 
-async function mounted(name: string, seed: number): Promise<Mounted> {
-  const image = home.image(name, { ...FILES, seed });
-  const at = home.mountpoint(name);
-  await home.mount(image, at, ...FLAGS);
-  return { image, at };
-}
-
-async function allResults({ image, at }: Mounted): Promise<string[]> {
-  const results = await Promise.all(Array.from({ length: image.files }, (_, file) => fileResult(image, at, file)));
-  return [...new Set(results)];
+async function allResults({ image, at }: MountedImage): Promise<string[]> {
+  return [...(await resultsOf(image, at))];
 }
 
 /** Requests of all mounts that the daemon has counted. */

@@ -7,11 +7,15 @@ import { makeCrashImage } from "../kit/crash-image.ts";
 import { crashRound } from "../kit/crash-lab.ts";
 import { DaemonHome, descriptorsOf, untilGone } from "../kit/daemon.ts";
 import {
+  allResults,
+  FILES,
   fileResult,
   holdersOf,
   isAlive,
   killDaemon,
   listMounts,
+  type MountedImage,
+  mountImage,
   settledStates,
   until,
   untilNothingRuns,
@@ -20,11 +24,9 @@ import {
 import { killProcessesOf, unmountBelow } from "../kit/leftovers.ts";
 import { isBuilt, PROGRAM } from "../kit/program.ts";
 import { run, shell } from "../kit/shell.ts";
-import type { SyntheticImage } from "../kit/synthetic-image.ts";
 
 setDefaultTimeout(60_000);
 const canMount = isBuilt && process.getuid?.() === 0 && existsSync("/dev/fuse");
-const FILES = { files: 60, fileBytes: 40_000 };
 const FLAGS = ["--engine", "fuse", "--prefetch", "none"];
 
 let home: DaemonHome;
@@ -38,15 +40,8 @@ afterEach(async () => {
   await killProcessesOf(home.dir);
 });
 
-async function mounted(name: string, seed: number): Promise<{ readonly image: SyntheticImage; readonly at: string }> {
-  const image = home.image(name, { ...FILES, seed });
-  const at = home.mountpoint(name);
-  await home.mount(image, at, ...FLAGS);
-  return { image, at };
-}
-
-async function allResults(image: SyntheticImage, at: string): Promise<Set<string>> {
-  return new Set(await Promise.all(Array.from({ length: image.files }, (_, file) => fileResult(image, at, file))));
+function mounted(name: string, seed: number): Promise<MountedImage> {
+  return mountImage(home, name, { seed, flags: FLAGS });
 }
 
 describe.skipIf(!canMount)("kill -9 of the daemon", () => {

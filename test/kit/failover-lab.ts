@@ -81,6 +81,32 @@ export async function fileResult(image: SyntheticImage, mountpoint: string, file
   }
 }
 
+/** An image that is mounted. */
+export interface MountedImage {
+  readonly image: SyntheticImage;
+  readonly at: string;
+}
+
+/** Of each image: small enough to be read often, of several fetches. */
+export const FILES = { files: 60, fileBytes: 40_000 } as const;
+
+/** Makes an image of some files and mounts it. */
+export async function mountImage(
+  home: DaemonHome,
+  name: string,
+  { seed, flags }: { readonly seed: number; readonly flags: readonly string[] },
+): Promise<MountedImage> {
+  const image = home.image(name, { ...FILES, seed });
+  const at = home.mountpoint(name);
+  await home.mount(image, at, ...flags);
+  return { image, at };
+}
+
+/** What {@link fileResult} says of all files, read at once: each result once. */
+export async function allResults(image: SyntheticImage, at: string): Promise<Set<string>> {
+  return new Set(await Promise.all(Array.from({ length: image.files }, (_, file) => fileResult(image, at, file))));
+}
+
 /** The holders among the processes of a state directory: their environment says what they are. */
 export function holdersOf(daemon: number): number[] {
   return readdirSync("/proc")
